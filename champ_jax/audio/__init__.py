@@ -1,0 +1,1 @@
+"""Music in: loading, frame-centred features (JAX) and beats (host)."""

@@ -1,0 +1,51 @@
+"""Read a song from disk, or say in one line why it is not one."""
+
+import os
+
+import numpy as np
+import soundfile
+
+from champ_jax.errors import UserError
+
+SILENCE_DB = -60.0  # a peak below this is a muted export, not a quiet song
+MIN_SECONDS = 0.1
+
+
+def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+    """Reads an audio file and mixes it to mono.
+
+    Args:
+        path: a wav, flac, ogg or mp3 file (anything libsndfile decodes).
+
+    Returns:
+        `(audio f32 [S] in about [-1, 1], rate int in Hz)`.
+
+    Raises:
+        UserError: the file is missing, is not audio, is empty, holds NaN or Inf, or stays below -60 dB throughout.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no song at '{path}': expected a wav, flac, ogg or mp3 file")
+    try:
+        audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise UserError(
+            f"'{path}' is not audio that can be read ({error.error_string}); expected wav, flac, ogg or mp3"
+        ) from error
+    audio = audio.mean(axis=1)
+    check_audio(audio, rate, name=f"'{path}'")
+    return audio, rate
+
+
+def check_audio(audio: np.ndarray, rate: int, name: str = "the song") -> None:
+    """Refuses audio that no dance can follow: `audio` f32 [S] that is empty, not finite or silent.
+
+    Raises:
+        UserError: one line naming `name` and the defect.
+    """
+    if len(audio) < MIN_SECONDS * rate:
+        raise UserError(f"{name} is empty: {len(audio)} samples at {rate} Hz; at least {MIN_SECONDS} s of sound are needed")
+    if not np.isfinite(audio).all():
+        raise UserError(f"{name} holds NaN or infinite samples; export it again")
+    peak = np.abs(audio).max()
+    if peak < 10 ** (SILENCE_DB / 20):
+        raise UserError(f"{name} is silent: it never rises above {SILENCE_DB:.0f} dB; check the export's volume")

@@ -1,0 +1,1 @@
+"""Checkpoints of training runs (store), their integrity, weights in component folders, and partial loading."""

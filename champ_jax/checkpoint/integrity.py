@@ -1,0 +1,137 @@
+"""Fingerprints of arrays and the manifest that makes a checkpoint step valid.
+
+Orbax restores flipped bits, and steps of which it wrote nothing, without a word. The manifest is written last, after all
+arrays, and says what a step must hold; a step without one that fits does not exist for us.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class Corrupt(Exception):
+    """A checkpoint step is not what its manifest says; the message names the array or file."""
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Leaves of any pytree by their path, 'trained/denoiser/down_0/kernel', in the tree's order."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+@jax.jit
+def _fingerprint(array: jax.Array) -> jax.Array:
+    bits = array
+    if array.dtype != jnp.bool_:
+        bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
+    index = jnp.zeros(array.shape, jnp.uint32)
+    for axis, size in enumerate(array.shape):
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    # The finaliser of MurmurHash3 turns a position into a weight; made odd, it cannot send a flipped bit to zero.
+    weight = (index ^ (index >> 16)) * jnp.uint32(0x85EBCA6B)
+    weight = (weight ^ (weight >> 13)) * jnp.uint32(0xC2B2AE35)
+    weight = (weight ^ (weight >> 16)) | jnp.uint32(1)
+    return jnp.sum(bits.astype(jnp.uint32) * weight, dtype=jnp.uint32)
+
+
+def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, int]:
+    """A 32-bit position-weighted sum of every array's bits, modulo 2^32.
+
+    Computed where the array lives, and a sum, so it is the same for every sharding and no array travels to the host. Any
+    single flipped bit changes it for certain (odd weights), any other damage with odds of 1 - 2^-32.
+
+    Args:
+      arrays: {path: array of any shape}, dtypes of at most 32 bits.
+    """
+    sums = {path: _fingerprint(array) for path, array in arrays.items()}
+    return {path: int(value) for path, value in jax.device_get(sums).items()}
+
+
+def describe(arrays: dict[str, jax.Array]) -> dict[str, dict]:
+    """Shape, dtype and fingerprint of every array, as the manifest stores them."""
+    sums = fingerprints(arrays)
+    return {
+        path: {"shape": list(array.shape), "dtype": str(array.dtype), "fingerprint": sums[path]}
+        for path, array in arrays.items()
+    }
+
+
+def verify(arrays: dict[str, jax.Array], described: dict[str, dict]) -> None:
+    """Raises Corrupt, naming the first arrays whose bits are not those that were saved."""
+    sums = fingerprints(arrays)
+    changed = [path for path, value in sums.items() if value != described[path]["fingerprint"]]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise Corrupt(f"the stored bits of {', '.join(changed[:3])}{more} have changed")
+
+
+def array_bytes(arrays: dict[str, Any]) -> int:
+    """Bytes that the arrays take, uncompressed."""
+    return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in arrays.values())
+
+
+def file_sizes(directory: Path) -> dict[str, int]:
+    """{path relative to `directory`: bytes} of all files under it, without the manifest itself."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files if path.name != MANIFEST}
+
+
+def _checksum(content: dict) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def write_manifest(directory: Path, step: int, arrays: dict[str, dict], meta: dict) -> None:
+    """Makes `directory` a valid step: writes its manifest under another name, flushes it and renames it into place.
+
+    Args:
+      directory: the step's folder, with all arrays already in it.
+      arrays: what `describe` returned.
+      meta: anything JSON can hold (config hash, position in the data, ...).
+    """
+    content = {"format": FORMAT, "step": step, "arrays": arrays, "files": file_sizes(directory), "meta": meta}
+    text = json.dumps({**content, "checksum": _checksum(content)}, sort_keys=True)
+    partial = directory / f"{MANIFEST}.partial"
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, directory / MANIFEST)
+    # The rename itself survives a power cut only once the folder is flushed as well.
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_manifest(directory: Path) -> dict:
+    """The manifest of a step, checked against its own checksum and against the sizes of the files beside it.
+
+    Raises:
+      Corrupt: missing, unreadable or edited manifest; a file that is missing or has another size.
+    """
+    try:
+        content = json.loads((directory / MANIFEST).read_text())
+        checksum = content.pop("checksum")
+    except FileNotFoundError:
+        raise Corrupt(f"it has no {MANIFEST}: saving it was never finished") from None
+    except (ValueError, KeyError, AttributeError) as error:
+        raise Corrupt(f"its {MANIFEST} cannot be read: {error}") from error
+    if checksum != _checksum(content):
+        raise Corrupt(f"its {MANIFEST} was changed after it was written")
+    if content["format"] != FORMAT:
+        raise Corrupt(f"its format is {content['format']}, this version of champ_jax reads {FORMAT}")
+    present = file_sizes(directory)
+    for name, size in content["files"].items():
+        if present.get(name) != size:
+            raise Corrupt(f"{name} should have {size} bytes and has {present.get(name, 'none: it is missing')}")
+    return content

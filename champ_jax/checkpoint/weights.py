@@ -1,0 +1,144 @@
+"""Trained weights as folders of safetensors, one a component, so that components can be copied and swapped by name.
+
+    model/config.json                      what is not one component's own, and the list of components
+    model/denoiser/model.safetensors       arrays by their path inside the component, 'down_0/resnet_0/conv_1/kernel'
+    model/denoiser/config.json             the component's part of the configuration
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save_file
+
+from champ_jax.checkpoint.integrity import flatten
+from champ_jax.errors import UserError
+
+CONFIG, ARRAYS = "config.json", "model.safetensors"
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+# safetensors' names of the dtypes that weights come in.
+STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I32": np.int32, "U8": np.uint8}
+
+
+def save_weights(directory: str | Path, params: dict[str, Any], config: dict, dtype: str = "float32") -> Path:
+    """Writes a model; the folder appears under its name only when all of it is written, in place of an older one.
+
+    Args:
+      directory: the model's folder.
+      params: {component: nested dict of arrays}.
+      config: plain values that JSON can hold; `config[component]` goes into that component's folder.
+      dtype: "float32", "bfloat16" or "float16": what floating-point arrays are stored as.
+
+    Returns:
+      `directory` as a Path.
+
+    Raises:
+      UserError: the place cannot be written or holds something else than a model.
+    """
+    directory = Path(directory)
+    if directory.exists() and not (directory / CONFIG).is_file() and any(directory.iterdir()):
+        raise UserError(f"{directory} holds other files than a model: give an empty or new folder.")
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    try:
+        for name, component in params.items():
+            (partial / name).mkdir(parents=True)
+            arrays = {path: _cast(array, DTYPES[dtype]) for path, array in flatten(component).items()}
+            save_file(arrays, partial / name / ARRAYS, metadata={"component": name})
+            _write_json(partial / name / CONFIG, config.get(name) or {})
+        counts = {name: len(flatten(component)) for name, component in params.items()}
+        # An empty part stays here too, or loading could not tell None from {}.
+        shared = {key: value for key, value in config.items() if key not in params or not value}
+        _write_json(partial / CONFIG, {"components": counts, "config": shared})
+        _replace(partial, directory)
+    except OSError as error:
+        raise UserError(f"cannot write weights to {directory}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def load_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:
+    """Reads what `save_weights` wrote.
+
+    Returns:
+      (params: nested dict of numpy arrays in the dtype they are stored in, config as it was saved).
+
+    Raises:
+      UserError: no such model, a component missing or too many, an unreadable file, a wrong number of arrays.
+    """
+    directory = Path(directory)
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is not a model: it has no {CONFIG}. Give the folder that training wrote.")
+    top = _read_json(directory / CONFIG)
+    if not isinstance(top.get("components"), dict) or not isinstance(top.get("config"), dict):
+        raise UserError(f"{directory / CONFIG} is not of a champ_jax model: 'components' and 'config' are expected.")
+    found = {path.parent.name for path in directory.glob(f"*/{ARRAYS}")}
+    if found != set(top["components"]):
+        raise UserError(
+            f"{directory} should hold the components {sorted(top['components'])} and holds {sorted(found)}. "
+            "Copy the folder again, or list what you added or removed in its config.json."
+        )
+    params, config = {}, dict(top["config"])
+    for name, count in top["components"].items():
+        arrays = _read_arrays(directory / name / ARRAYS)
+        if len(arrays) != count:
+            raise UserError(f"{directory / name / ARRAYS} holds {len(arrays)} arrays, {count} are expected.")
+        params[name] = unflatten(arrays)
+        own = _read_json(directory / name / CONFIG)
+        if own:
+            config[name] = own
+    return params, config
+
+
+def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
+    """{'a/b': x} -> {'a': {'b': x}}."""
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *groups, leaf = path.split("/")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = array
+    return tree
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Renames `source` to `target`; a folder of that name is moved aside first and then removed."""
+    old = source.with_suffix(".old")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _cast(array: Any, dtype: Any) -> np.ndarray:
+    array = np.asarray(array)
+    floating = array.dtype in map(np.dtype, DTYPES.values())
+    return np.ascontiguousarray(array.astype(dtype) if floating else array)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """safetensors.numpy itself writes bfloat16 but cannot read it."""
+    try:
+        entries = deserialize(path.read_bytes())
+        return {
+            name: np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries
+        }
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}. Copy or train it again.") from error
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,40 @@
+"""`champ-jax animate`: the person of a photo moves as a folder of guidance maps says."""
+
+import argparse
+from pathlib import Path
+
+from champ_jax.cli.sampling import add_sampling, finish, progress, read_size
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the command to the main parser."""
+    parser = subparsers.add_parser(
+        "animate",
+        help="photo + guidance maps -> video",
+        description="Animates the person of a photo with guidance maps: FOLDER/{depth,normal,semantic_map,dwpose,mask}/*.png, "
+        "of any kinds the checkpoint knows, or FOLDER/keypoints.npz instead of dwpose.",
+        epilog="example: champ-jax animate --checkpoint assets/weights/demo --image photo.png --guidance motion --out out.mp4",
+    )
+    parser.add_argument("--guidance", required=True, type=Path, metavar="FOLDER", help="one sub-folder a kind, one image a frame")
+    parser.add_argument("--fps", type=float, help="frames a second of the result (default: the checkpoint's)")
+    add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Samples and writes the video."""
+    from champ_jax.errors import UserError
+    from champ_jax.infer.pipeline import load_pipeline
+    from champ_jax.infer.video import check_place
+
+    if args.fps is not None and not args.fps > 0:
+        raise UserError(f"--fps is {args.fps:g}: give more than 0")
+    size = read_size(args.size)
+    check_place(args.out)
+    pipe = load_pipeline(args.checkpoint)
+    with progress("animate") as on_progress:
+        video = pipe.animate(
+            args.image, args.guidance, size=size, fps=args.fps, seed=args.seed, steps=args.steps,
+            guidance_scale=args.guidance_scale, on_progress=on_progress,
+        )  # fmt: skip
+    return finish(video, args.out, args.json)

@@ -1,0 +1,49 @@
+"""`champ-jax dance`: the person of a photo dances to a song."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from champ_jax.cli.sampling import add_sampling, finish, progress, read_size
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the command to the main parser."""
+    parser = subparsers.add_parser(
+        "dance",
+        help="photo + song -> video",
+        description="Makes the person of a photo dance to a song. Beside NAME.mp4 lies NAME.skeleton.mp4, the pose that drives "
+        "it. The photo's pose is read from --pose, or from a .json file of the photo's name beside it: "
+        '{"keypoints": [[x, y, confidence], ... 134 in DWPose order], "size": [width, height]}.',
+        epilog="example: champ-jax dance --checkpoint assets/weights/demo --image photo.png --music song.wav --out dance.mp4",
+    )
+    parser.add_argument("--music", required=True, type=Path, help="wav, flac, ogg or mp3")
+    parser.add_argument("--pose", type=Path, metavar="FILE", help="JSON file with the pose of the person in the photo")
+    parser.add_argument("--seconds", type=float, help="how much of the song (default: all of it)")
+    add_sampling(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks, samples, and writes the video with its song."""
+    from champ_jax.errors import UserError
+    from champ_jax.infer.pipeline import load_pipeline
+    from champ_jax.infer.video import check_place
+
+    if args.seconds is not None and not args.seconds > 0:
+        raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")
+    size = read_size(args.size)
+    check_place(args.out)
+    pipe = load_pipeline(args.checkpoint)
+    with progress("dance") as on_progress:
+        video = pipe.dance(
+            args.image, args.music, seconds=args.seconds, pose=args.pose, size=size, seed=args.seed, steps=args.steps,
+            guidance_scale=args.guidance_scale, on_progress=on_progress,
+        )  # fmt: skip
+    if video.metadata["pose_source"] == "standing":
+        print(
+            f"note: no pose was given for {args.image}: a person standing in its middle is assumed. "
+            f"Give --pose FILE, or put {args.image.with_suffix('.json').name} beside the photo.",
+            file=sys.stderr,
+        )
+    return finish(video, args.out, args.json, audio=args.music)

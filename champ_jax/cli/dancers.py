@@ -1,0 +1,54 @@
+"""`champ-jax dancers`: renders a data set of dancing people, as records."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the command to the main parser."""
+    parser = subparsers.add_parser(
+        "dancers",
+        help="render a data set of dancing people",
+        description="Renders people (Anny body, motion capture, composed songs) with exact ground truth into records. "
+        "An interrupted run continues when it is started again with the same options.",
+        epilog="example: champ-jax dancers --out data/dancers --split train --identities 200 --clips 3 --seconds 2 --workers 2",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--split", default="train", choices=("train", "motion", "test", "test_motion"),
+                        help="train: frames; motion: dances without pixels; test, test_motion: people, songs and a motion that the "
+                        "others never meet (default: train)")
+    parser.add_argument("--identities", type=int, default=8, help="number of people (default: 8)")
+    parser.add_argument("--clips", type=int, default=1, help="clips of each person (default: 1)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a clip, at most 15 (default: 2)")
+    parser.add_argument("--fps", type=int, default=24, help="motion frames a second (default: 24)")
+    parser.add_argument("--stride", type=int, default=2, help="draw every n-th motion frame (default: 2)")
+    parser.add_argument("--size", type=int, default=96, help="pixels, square (default: 96)")
+    parser.add_argument("--azimuth", type=float, default=180.0, help="cameras stand within this many degrees of the front (default: 180)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other people and scenes (default: 0)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--no-face", action="store_true", help="leave out face embeddings, which need dlib")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Renders one split; returns 0."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from champ_jax.data.dancers import make_dataset, plan_split
+
+    plans = plan_split(args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth,
+                       args.seed, not args.no_face)
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"rendering {args.split}", total=len(plans))
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done)
+            if not console.is_terminal and (done % 20 == 0 or done == total):
+                print(f"rendered {done} of {total} clips", flush=True)
+
+        count = make_dataset(args.out, args.split, plans, args.workers, progress)
+    print(f"{args.out}: split '{args.split}' with {count} clips of {args.identities} people")
+    return 0

@@ -1,0 +1,62 @@
+"""`champ-jax COMMAND`: finds the command, runs it, and turns what goes wrong into one line and an exit code.
+
+Exit codes: 0 done, 1 a check failed, 2 wrong input, 75 interrupted but can be resumed, 130 interrupted, 143 saved after
+a preemption.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from champ_jax import __version__
+from champ_jax.config import PREFIX, did_you_mean
+from champ_jax.errors import UserError
+
+COMMANDS = ("train", "dance", "animate", "dancers", "quickstart", "report", "doctor")
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Command modules import what is heavy inside `run`, so this stays quick."""
+    parser = argparse.ArgumentParser(prog="champ-jax", description="From a song and a photo to a dance video.")
+    parser.add_argument("--version", action="version", version=f"champ-jax {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = import_module(f"champ_jax.cli.{name}")
+        module.add_parser(subparsers).set_defaults(run=module.run)
+    return parser
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parsed arguments; `--config.a.b=c` of commands that take a configuration are collected in `args.overrides`.
+
+    Raises UserError for an option that the command does not know.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(arguments)
+    takes_config = "config" in args
+    args.overrides = [word for word in rest if takes_config and word.startswith(PREFIX)]
+    unknown = [word for word in rest if word not in args.overrides]
+    if unknown:
+        known = [f"--{name.replace('_', '-')}" for name in vars(args) if name not in ("run", "command", "overrides")]
+        hint = did_you_mean(unknown[0].partition("=")[0], known)
+        raise UserError(f"{args.command} does not know {unknown[0]!r}{hint}. See champ-jax {args.command} --help.")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; `arguments` defaults to those of the process."""
+    try:
+        args = parse(arguments)
+        return args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What `dance` and `animate` share: options of sampling, the progress bar, and the last line."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from champ_jax.errors import UserError
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of where to read, where to write and how to sample."""
+    parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
+    parser.add_argument("--image", required=True, type=Path, help="the photo; its middle is used, at the model's size")
+    parser.add_argument("--out", required=True, type=Path, help="the video to write, .mp4")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives another video (default: 0)")
+    parser.add_argument("--steps", type=int, help="denoising steps: fewer are faster (default: the checkpoint's)")
+    parser.add_argument("--guidance-scale", type=float, help="how strongly photo and maps are followed (default: the checkpoint's)")
+    parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object about the result")
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+    """'96' -> (96, 96), '128x96' -> (128, 96), None -> None; UserError for anything else."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--size is {text!r}: give HEIGHTxWIDTH in pixels, such as 128x96, or one number")
+    height, width = (int(part) for part in (parts[0], parts[-1]))
+    return height, width
+
+
+@contextmanager
+def progress(title: str, every: float = 10.0) -> Iterator[Callable[[int, int], None]]:
+    """Gives on_progress(done, total): a bar with rate and time left on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    start = last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every or done == total:
+            last = now
+            left = (now - start) / done * (total - done)
+            print(f"{title}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    yield line
+
+
+def finish(video, out: Path, as_json: bool, audio: Path | None = None) -> int:
+    """Saves the video and prints where it is: one line, or with `as_json` an object."""
+    from champ_jax.infer.video import skeleton_path
+
+    video.save(out, audio=audio)
+    skeleton = skeleton_path(out) if video.skeleton is not None else None
+    if as_json:
+        shown = {key: value for key, value in video.metadata.items() if isinstance(value, (str, int, float))}
+        result = {"out": str(out), "skeleton": skeleton and str(skeleton), "frames": len(video.frames), "fps": video.fps, **shown}
+        print(json.dumps(result))
+    else:
+        beside = f"; its skeleton is {skeleton}" if skeleton else ""
+        print(f"{out}: {len(video.frames)} frames, {video.seconds:.1f} s{beside}")
+    return 0

@@ -1,0 +1,1 @@
+"""Weights from and to the files of the PyTorch world, without PyTorch."""

@@ -1,0 +1,121 @@
+"""Latents of every stored frame, computed once: the VAE then costs nothing in training.
+
+`latents-SPLIT.npy` holds the rows of all clips one after another, `latents-SPLIT.json`, written last, says which VAE
+and which geometry they belong to and where each clip begins.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from champ_jax.data import transforms
+from champ_jax.data.records import Records
+from champ_jax.errors import UserError
+
+Encode = Callable[[np.ndarray], np.ndarray]
+
+
+class Latents:
+    """`latents[clip_id]`: float16 [n,h,w,c] of a clip's stored frames, read from disk as they are needed."""
+
+    def __init__(self, rows: np.ndarray, clips: dict[str, tuple[int, int]]):
+        self._rows, self._clips = rows, clips
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        start, count = self._clips[clip_id]
+        return self._rows[start : start + count]
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self._clips
+
+
+def _paths(directory: Path, split: str) -> tuple[Path, Path]:
+    return directory / f"latents-{split}.npy", directory / f"latents-{split}.json"
+
+
+def build_latents(
+    records: Records,
+    directory: str | os.PathLike,
+    encode: Encode,
+    vae_hash: str,
+    size: tuple[int, int],
+    chunk: int = 32,
+) -> Latents:
+    """Encodes every stored frame of `records` at `size` (H, W), without augmentation, into files in `directory`.
+
+    encode: uint8 [N,H,W,3] to latents [N,h,w,c], called with `chunk` frames at a time; the last call of all is
+    filled up, so a compiled function sees one shape. vae_hash: names the weights; see open_latents.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    data_path, meta_path = _paths(directory, records.split)
+    meta_path.unlink(missing_ok=True)
+    total = sum(info.stored for info in records.infos)
+    if not total:
+        raise UserError(f"{records.where()}: zero frames with pixels, so nothing to encode.")
+    temporary = data_path.with_suffix(".incomplete")
+    rows, done = None, 0
+    for images in _chunks(records, size, chunk):
+        count = min(chunk, total - done)
+        latents = np.asarray(encode(images), np.float16)
+        if rows is None:
+            shape = (total, *latents.shape[1:])
+            rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        rows[done : done + count] = latents[:count]
+        done += count
+    rows.flush()
+    shape = rows.shape
+    del rows
+    os.replace(temporary, data_path)
+    meta = {"vae": vae_hash, "size": list(size), "shape": list(shape), "clips": _layout(records)}
+    meta_path.with_suffix(".incomplete").write_text(json.dumps(meta))
+    os.replace(meta_path.with_suffix(".incomplete"), meta_path)
+    return open_latents(records, directory, vae_hash, size)
+
+
+def _chunks(records: Records, size: tuple[int, int], chunk: int):
+    """All stored frames in order as uint8 [chunk,H,W,3]; the last chunk repeats its last frame."""
+    batch = []
+    for number in range(len(records)):
+        clip = records[number]
+        view = transforms.fit(clip.size, size, clip.person_box)
+        for frame in range(clip.stored):
+            batch.append(view.photo(clip.image("frames", frame)))
+            if len(batch) == chunk:
+                yield np.stack(batch)
+                batch = []
+    if batch:
+        yield np.stack(batch + [batch[-1]] * (chunk - len(batch)))
+
+
+def _layout(records: Records) -> dict[str, list[int]]:
+    """Clip id to [first row, rows]."""
+    layout, start = {}, 0
+    for info in records.infos:
+        layout[info.clip_id] = [start, info.stored]
+        start += info.stored
+    return layout
+
+
+def open_latents(records: Records, directory: str | os.PathLike, vae_hash: str, size: tuple[int, int]) -> Latents:
+    """The latent cache of `records` in `directory`.
+
+    Raises UserError if it is absent or incomplete, or belongs to another VAE, another size or other records.
+    """
+    data_path, meta_path = _paths(Path(directory), records.split)
+    again = "Build the latent cache again."
+    try:
+        meta = json.loads(meta_path.read_text())
+        rows = np.load(data_path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{meta_path}: no readable latent cache ({error}). {again}") from error
+    if meta.get("vae") != vae_hash:
+        raise UserError(f"{meta_path}: latents of the VAE {meta.get('vae')}, but the model's is {vae_hash}. {again}")
+    if meta.get("size") != list(size):
+        raise UserError(f"{meta_path}: latents of frames of size {meta.get('size')}, expected {list(size)}. {again}")
+    if meta.get("clips") != _layout(records) or list(rows.shape) != meta.get("shape"):
+        raise UserError(f"{meta_path}: latents of other records than {records.where()}. {again}")
+    return Latents(rows, {name: (start, count) for name, (start, count) in meta["clips"].items()})

@@ -1,0 +1,201 @@
+"""Batches for the three training stages, read by grain: shuffled, repeated, sharded, and resumable to the batch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from champ_jax.data.latents import Latents
+from champ_jax.data.records import ClipInfo, Records
+from champ_jax.data.samples import SampleSpec, make_sample
+from champ_jax.data.transforms import Augment
+from champ_jax.dims import GUIDANCE_KINDS
+from champ_jax.errors import UserError
+
+Batch = dict[str, Any]
+
+
+class Loader:
+    """Iterator over batches that knows where it is.
+
+    `get_state()` is JSON-able; `set_state(state)` continues with exactly the batch that would have come next.
+    `len(loader)` is the number of batches in one pass over the data.
+    """
+
+    def __init__(self, dataset: grain.IterDataset, batches: int, settings: dict[str, Any]):
+        self._iterator = iter(dataset)
+        self._batches, self._settings = batches, settings
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iteration stands: the number of batches taken, and the settings that make this mean something."""
+        return {"position": self._iterator.get_state(), "settings": self._settings}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to where `get_state` was called. Raises UserError if the state was taken from a loader with other data or settings."""
+        other = state.get("settings", {})
+        changed = sorted(name for name, value in self._settings.items() if other.get(name) != value)
+        if changed:
+            was = ", ".join(f"{name} {other.get(name)} -> {self._settings[name]}" for name in changed)
+            raise UserError(f"This data position belongs to a loader with other settings ({was}). "
+                            "Resume with the same data settings, or start a new run.")  # fmt: skip
+        self._iterator.set_state(state["position"])
+
+
+class _ToSample:
+    """grain's map: the number of an item to its sample. A class, so that it can be sent to worker processes."""
+
+    def __init__(self, records: Records, items: np.ndarray, spec: SampleSpec, latents: Latents | None):
+        self.records, self.items, self.spec, self.latents = records, items, spec, latents
+
+    def __call__(self, item: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
+        """The sample of item `item`: a row of `items`."""
+        number, slot, slots = (int(value) for value in self.items[item])
+        clip = self.records[number]
+        latents = None if self.latents is None else self.latents[clip.clip_id]
+        return make_sample(clip, slot, slots, self.spec, rng, latents)
+
+
+def make_loader(
+    records: Records,
+    *,
+    stage: str,
+    batch_size: int,
+    frames: int,
+    size: int | tuple[int, int],
+    kinds: tuple[str, ...] = GUIDANCE_KINDS,
+    stride: int = 1,
+    motion_frames: int = 0,
+    seed: int = 0,
+    train: bool = True,
+    augment: Augment | bool = True,
+    skip_short: bool = False,
+    latents: Latents | None = None,
+    process: tuple[int, int] = (0, 1),
+    workers: int = 0,
+) -> Loader:
+    """Batches of a split, endless and random to train on, or one ordered pass without variation (`train=False`).
+
+    Args:
+      stage: "A" windows of motion and music; "B" frames with a reference of the same person; "C" clips.
+      batch_size: over all processes. frames: F. In "B" the F targets of a sample share one reference, so that the
+        reference network runs once for all of them. size: pixels of the square, or (H, W).
+      stride: stage C takes every stride-th stored frame. motion_frames: stage B brings a music window of this length.
+      augment: an Augment, True for its defaults, False for none; never applied with `train=False`.
+      skip_short: leave out clips that are too short for `frames`, instead of refusing them.
+      latents: a latent cache for `size`; its rows replace video.
+      process: (index, count) of this host. The union of the hosts' batches does not depend on their number.
+      workers: processes that prepare batches; 0 uses two threads of this one, which is enough for decoded clips kept
+        in memory.
+
+    Returns: a Loader of batches of NumPy arrays. Every batch holds
+      keypoints f32 [B,F,J,2] pixels of `size`, confidence f32 [B,F,J], reference_keypoints f32 [B,J,2],
+      reference_confidence f32 [B,J], face f32 [B,F,E], face_valid f32 [B,F], reference_face f32 [B,E],
+      music f32 [B,F,Dm], music_mask f32 [B], seconds f32 [B,F], identity i32 [B];
+      B and C also video u8 [B,F,H,W,3], reference u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
+      mask u8 [B,F,H,W], face_box f32 [B,F,4]; with a latent cache latents f16 [B,F,h,w,c] and reference_latents
+      f16 [B,h,w,c] in place of video; with motion_frames "motion", a stage A batch of that length,
+      and in it index i32 [B,F], where the targets are.
+
+    Raises UserError if the data cannot give such batches: clips too short, a map not stored, mixed features.
+    """
+    if batch_size % process[1]:
+        raise UserError(f"batch_size {batch_size} cannot be shared among {process[1]} processes; use a multiple.")
+    if latents is not None and augment and train:
+        raise UserError("A latent cache holds frames as they are: switch augmentation off, or do not use the cache.")
+    spec = SampleSpec(
+        stage=stage,
+        frames=frames,
+        stride=stride,
+        size=(size, size) if isinstance(size, int) else tuple(size),
+        kinds=tuple(kinds),
+        motion_frames=motion_frames,
+        music_dim=_common(records, "music_dim", "music_spec"),
+        face_dim=_common(records, "face_dim", "face_model"),
+        augment=Augment() if augment is True else augment or None,
+    )
+    items = _items(records, spec, skip_short)
+    if not train and len(items) < batch_size:
+        raise UserError(f"{records.where()}: {len(items)} samples do not fill one batch of {batch_size}. "
+                        "Use a smaller batch.")  # fmt: skip
+    dataset = _sequence(_ToSample(records, items, spec, latents), seed, train, process, batch_size)
+    settings = {"split": records.split, "clips": len(records), "stage": stage, "batch_size": batch_size, "frames": frames,
+                "stride": stride, "seed": seed, "train": train, "workers": workers}  # fmt: skip
+    return Loader(_prefetched(dataset, workers), len(items) // batch_size, settings)
+
+
+def _sequence(convert: _ToSample, seed: int, train: bool, process: tuple[int, int], batch_size: int) -> grain.MapDataset:
+    """This process's batches by number."""
+    dataset = grain.MapDataset.range(len(convert.items))
+    if train:
+        # The draw of a sample depends on its place in the endless sequence, which is dealt to processes afterwards:
+        # one host or many see the same global batches.
+        dataset = dataset.shuffle(seed=seed).repeat().random_map(convert, seed=seed)
+    else:
+        dataset = dataset.map(convert)
+    return dataset[process[0] :: process[1]].batch(batch_size // process[1], drop_remainder=True)
+
+
+def _prefetched(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
+    """Batches in order, prepared ahead by `workers` processes, or by two threads if 0."""
+    if not workers:
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's processes read absl flags, which a program without absl.app never parses
+    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    return stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+
+
+def _common(records: Records, width: str, origin: str) -> int:
+    """The one width that music or face vectors have in all clips that have them; 0 if none has. UserError if mixed."""
+    found: dict[tuple[int, str], ClipInfo] = {}
+    for info in records.infos:
+        if getattr(info, width):
+            found.setdefault((getattr(info, width), getattr(info, origin)), info)
+    if len(found) > 1:
+        kinds = ", ".join(f"{name or 'unnamed'} ({size} wide, {info.clip_id})" for (size, name), info in found.items())
+        raise UserError(f"{records.where()}: {origin} differs between clips: {kinds}. "
+                        "Vectors of different origin cannot be mixed; extract them again.")  # fmt: skip
+    return next(iter(found))[0] if found else 0
+
+
+def _items(records: Records, spec: SampleSpec, skip_short: bool) -> np.ndarray:
+    """int [n,3] of (record, slot, slots): longer clips have more slots, so that all frames are seen equally often."""
+    where = records.where()
+    items, short, mapless = [], [], []
+    for number, info in enumerate(records.infos):
+        length = info.n_frames if spec.stage == "A" else info.stored
+        if spec.stage != "A" and not length:
+            continue  # motion alone
+        if length < spec.span or info.n_frames < spec.motion_frames:
+            short.append(f"{info.clip_id} ({length})")
+            continue
+        if spec.stage != "A" and set(spec.kinds) - set(info.maps) - {"dwpose"}:
+            mapless.append(f"{info.clip_id} (has {', '.join(info.maps) or 'none'})")
+        slots = (length - 1) // spec.frames if spec.stage == "B" else length // spec.span
+        items += [(number, slot, slots) for slot in range(slots)]
+    if mapless:
+        raise UserError(f"{where}: guidance {', '.join(spec.kinds)} is asked for, but not stored in "
+                        f"{_some(mapless)}. Train with fewer kinds, or prepare the missing maps.")  # fmt: skip
+    if short and not skip_short:
+        raise UserError(f"{where}: {len(short)} of {len(records)} clips are shorter than the {spec.span} frames that a "
+                        f"sample needs: {_some(short)}. Lower frames or stride, or skip short clips.")  # fmt: skip
+    if not items:
+        kind = "motion frames" if spec.stage == "A" else "frames with pixels"
+        raise UserError(f"{where}: zero samples: no clip has {spec.span} {kind}.")
+    return np.array(items, np.int64)
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

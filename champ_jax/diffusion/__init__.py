@@ -1,0 +1,1 @@
+"""Diffusion maths on plain arrays: noise schedules, samplers, losses, guidance and windows over long clips."""

@@ -1,0 +1,118 @@
+"""A whole song to a dance of the photo's person: M2P window after window, then retargeting."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from champ_jax.audio.features import features
+from champ_jax.diffusion.windows import window_weights, windows
+from champ_jax.errors import UserError
+from champ_jax.infer.photo import Photo
+from champ_jax.models.m2p import M2P, M2PConfig, to_pixels
+from champ_jax.pose import skeleton as sk
+from champ_jax.pose.normalise import NormInfo, anchor, to_torso
+from champ_jax.pose.retarget import keep_inside, retarget, start_from
+
+WINDOW, HOP = 96, 48  # frames
+HOMING = 0.5  # share of the way back to the photo's place that a window walks
+
+
+def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """The dance of a photo's person to a song: (keypoints [F,J,2] px, confidence [F,J]) at the pipeline's motion_fps.
+
+    pipeline: a `Pipeline` whose model has M2P. audio: f32 [S] at `rate` Hz.
+    """
+    settings, config = pipeline.settings, pipeline.config.m2p
+    music = features(audio, rate, settings.motion_fps, settings.music_spec)
+    face = np.zeros(config.face_dim, np.float32) if photo.face is None else photo.face
+    return dance_keypoints(
+        config, pipeline.params["m2p"], music, photo.keypoints, photo.confidence, face, photo.image.shape[:2],
+        settings.motion_fps,
+    )  # fmt: skip
+
+
+def dance_keypoints(
+    config: M2PConfig,
+    params: dict[str, Any],
+    music: np.ndarray,
+    reference_keypoints: np.ndarray,
+    reference_confidence: np.ndarray,
+    reference_face: np.ndarray,
+    size: tuple[int, int],
+    fps: float,
+    window: int = WINDOW,
+    hop: int = HOP,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Dances to any length of music.
+
+    Windows follow each other: each starts in the pose that the last one has at its first frame, as M2P learned it,
+    and where they overlap they are averaged with triangular weights. The result has the bones of the photo's
+    person, starts in the photo's pose and stays inside the frame.
+
+    Args:
+        config, params: M2P's geometry and parameters (nested dict).
+        music: [F,Dm] features at `fps` frames a second.
+        reference_keypoints: [J,2] pixels of the photo; reference_confidence: [J] 0..1; reference_face: [E].
+        size: (H, W) of the photo.
+        window, hop: frames of a window and between starts.
+    Returns:
+        (keypoints f32 [F,J,2] pixels of the photo, confidence f32 [F,J] 0..1).
+    Raises:
+        UserError: features or face of another width than the model's, or a photo without a visible body.
+    """
+    seen = reference_confidence >= sk.THRESHOLD
+    if not seen[[sk.NECK, sk.RIGHT_SHOULDER, sk.LEFT_SHOULDER]].all():
+        raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
+    photo = anchor(reference_keypoints, reference_confidence)
+    run = functools.partial(_run_window, _compiled(config), params, reference_face, photo)
+    keypoints, confidence = chain_windows(run, music, reference_keypoints, reference_confidence, window, hop)
+    reference = (reference_keypoints, reference_confidence)
+    keypoints = retarget(keypoints, confidence, *reference)
+    keypoints = start_from(keypoints, *reference, fps)
+    return keep_inside(keypoints, confidence, *reference, size, fps), confidence
+
+
+def chain_windows(run, music, reference_keypoints, reference_confidence, window, hop) -> tuple[np.ndarray, np.ndarray]:
+    """Runs `run(music [w,Dm], pose [J,2], confidence [J]) -> (keypoints [w,J,2], confidence [w,J])` along the music.
+
+    Returns both for all F frames: weighted means over the windows, which follow each other as in `dance_keypoints`.
+    """
+    frames = windows(len(music), window, window - hop)
+    points, sure, weight = np.zeros((len(music), sk.J, 2)), np.zeros((len(music), sk.J)), np.zeros(len(music))
+    start, start_confidence = reference_keypoints, reference_confidence
+    for index, share in zip(frames, window_weights(frames), strict=True):
+        if index[0] > 0:
+            start, start_confidence = points[index[0]] / weight[index[0]], sure[index[0]] / weight[index[0]]
+        keypoints, confidence = run(music[index], start, start_confidence)
+        points[index] += share[:, None, None] * keypoints
+        sure[index] += share[:, None] * confidence
+        weight[index] += share
+    return (points / weight[:, None, None]).astype(np.float32), (sure / weight[:, None]).astype(np.float32)
+
+
+def _run_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray]:
+    """One window from the pose `start` [J,2] px, in units of the photo's torso so that the size cannot drift."""
+    own = anchor(start, confidence)
+    info = NormInfo(own.root, photo.torso)
+    outputs = function(params, music[None], np.asarray(to_torso(start[None], info)), confidence[None], face[None])
+    keypoints, sure = to_pixels(outputs, jax.tree.map(lambda x: x[None], info))
+    # Steps of many windows would add up to a walk out of the frame.
+    way = HOMING * (np.asarray(photo.root) - np.asarray(own.root))
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(len(music)) / max(len(music) - 1, 1))
+    return np.asarray(keypoints[0]) + ramp[:, None, None] * way, np.asarray(sure[0])
+
+
+@functools.cache
+def _compiled(config: M2PConfig):
+    """M2P as a jitted function of (params, music, pose, confidence, face)."""
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: M2P(config, nnx.Rngs(0))))
+
+    @jax.jit
+    def run(params, music, keypoints, confidence, face):
+        outputs = nnx.merge(graphdef, params)(music, keypoints, confidence, face)
+        return {name: outputs[name] for name in ("keypoints", "confidence")}
+
+    return run

@@ -1,0 +1,302 @@
+"""From a folder of weights to videos: `load_pipeline(path).animate(photo, maps)` and `.dance(photo, song)`."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from champ_jax.audio.load import load_audio
+from champ_jax.checkpoint import store
+from champ_jax.checkpoint.integrity import flatten, read_manifest
+from champ_jax.checkpoint.partial import account
+from champ_jax.checkpoint.weights import load_weights, unflatten
+from champ_jax.diffusion.schedule import make_schedule
+from champ_jax.errors import UserError
+from champ_jax.infer.maps import load_guidance
+from champ_jax.infer.music import music_to_pose
+from champ_jax.infer.photo import Photo, load_photo
+from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
+from champ_jax.infer.video import Video
+from champ_jax.models.animator import Animator, AnimatorConfig, Params, merge, split
+from champ_jax.models.clip import clip_resize
+from champ_jax.models.guidance import fuse_guidance
+from champ_jax.models.reference import project_reference, reference_features
+from champ_jax.models.vae import vae_images, vae_latents
+from champ_jax.nn.policy import Policy
+from champ_jax.pose.draw import draw_clip
+
+DECODE_FRAMES = 8
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+    """What weights need besides their geometry; stored with them as `pipeline`.
+
+    size: (height, width) the model was trained at. fps: frames a second of its videos. motion_fps: rate of M2P's poses.
+    music_spec: the music features M2P reads. window, overlap, steps, guidance_scale: defaults of sampling.
+    reference: False for a model that was trained without ever seeing the photo.
+    """
+
+    size: tuple[int, int] = (512, 512)
+    fps: float = 24.0
+    motion_fps: float = 24.0
+    music_spec: str = "rich192"
+    window: int = 24
+    overlap: int = 4
+    steps: int = 20
+    guidance_scale: float = 3.5
+    reference: bool = True
+
+
+class Pipeline:
+    """A model ready to make videos. `settings` are its defaults, `config` its geometry, `params` its parameters.
+
+    Compiled functions are kept, so a second video of the same size starts at once.
+    """
+
+    def __init__(
+        self,
+        config: AnimatorConfig,
+        params: Params,
+        settings: PipelineSettings,
+        policy: Policy | None = None,
+        source: str = "the parameters",
+    ):
+        """params: nested dict of an Animator's parameters, of any floating dtype; `source` names them in errors.
+        policy: by default bfloat16 on accelerators and float32 on CPUs, which are no faster in less.
+        Raises UserError, listing them, when the parameters are not exactly those that `config` needs."""
+        self.config, self.settings = config, settings
+        on_cpu = jax.default_backend() == "cpu"
+        policy = policy or Policy(compute=jnp.float32 if on_cpu else jnp.bfloat16)
+        graphdef, expected = split(nnx.eval_shape(lambda: Animator(config, nnx.Rngs(0), policy)))
+        account(_shapes(params), _shapes(expected), source=source)
+        self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if on_cpu else x.dtype), params)
+        self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
+        self._functions = _Functions(config, graphdef)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of guidance map the model understands."""
+        return self.config.kinds
+
+    def animate(
+        self,
+        image: Any,
+        guidance: Mapping[str, np.ndarray] | str | os.PathLike,
+        *,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_progress: Progress | None = None,
+        **sampling: Any,
+    ) -> Video:
+        """The person of a photo moving as guidance maps say.
+
+        image: path, PIL image or u8 [H,W,3], fitted to `size` (height, width; the model's own by default).
+        guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, or a folder (see maps.load_guidance).
+        fps: of the result. steps, guidance_scale: of sampling; on_progress(done, total) is called as it goes on.
+        sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map.
+        Raises UserError for images, maps or sizes that do not fit.
+        """
+        size = self._check_size(size)
+        settings = self._sample_settings(steps, guidance_scale, sampling)
+        photo = load_photo(image, size)
+        if isinstance(guidance, (str, os.PathLike)):
+            guidance, _ = load_guidance(guidance, self.kinds, size)
+        self._check_guidance(guidance, size)
+        frames = self._render(photo, guidance, seed, settings, on_progress)
+        metadata = {"seed": seed, **dataclasses.asdict(settings)}
+        return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)
+
+    def dance(
+        self,
+        image: Any,
+        song: str | os.PathLike,
+        *,
+        seconds: float | None = None,
+        pose: Any = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        on_progress: Progress | None = None,
+        **sampling: Any,
+    ) -> Video:
+        """The person of a photo dancing to a song: music to poses, poses to a drawn skeleton, skeleton to frames.
+
+        song: wav, flac, ogg or mp3. seconds: how much of it; all by default. pose: the photo's pose, as in
+        `photo.load_photo`. The rest as in `animate`. The result's metadata holds the dance at the rate
+        `motion_fps`, keypoints [T,J,2] in pixels and confidence [T,J], and where the photo's pose came from.
+        Raises UserError for a photo or song that cannot be used, and for models without M2P or skeleton guidance.
+        """
+        if self.config.m2p is None or "dwpose" not in self.kinds:
+            raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; animate with guidance maps instead")
+        if seconds is not None and not seconds > 0:
+            raise UserError(f"seconds is {seconds}: give more than 0, or leave it away to dance to the whole song")
+        size = self._check_size(size)
+        settings = self._sample_settings(steps, guidance_scale, sampling)
+        photo = load_photo(image, size, pose)
+        audio, rate = load_audio(song)
+        audio = audio[: math.ceil(seconds * rate)] if seconds else audio
+        keypoints, confidence = music_to_pose(self, photo, audio, rate)
+        shown = self._video_frames(len(audio) / rate, len(keypoints))
+        skeleton = draw_clip(keypoints[shown], confidence[shown], size)
+        frames = self._render(photo, {"dwpose": skeleton}, seed, settings, on_progress)
+        metadata = {
+            "seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source,
+            "keypoints": keypoints, "confidence": confidence, "motion_fps": self.settings.motion_fps,
+        }  # fmt: skip
+        return Video(frames, self.settings.fps, skeleton, metadata)
+
+    def _video_frames(self, seconds: float, poses: int) -> np.ndarray:
+        """Which of `poses` at motion_fps each video frame shows, int [F]; F = the whole frames in `seconds`, at least 1."""
+        count = max(1, math.floor(seconds * self.settings.fps + 1e-6))
+        index = np.round(np.arange(count) * self.settings.motion_fps / self.settings.fps).astype(int)
+        return np.minimum(index, poses - 1)
+
+    def _render(self, photo: Photo, guidance, seed: int, settings: SampleSettings, on_progress) -> np.ndarray:
+        """Frames u8 [F,H,W,3] of guidance maps {kind: u8 [F,H,W,3]}."""
+        functions, params = self._functions, self.params
+        reference, context = functions.encode_photo(params, photo.image[None])
+        if not self.settings.reference:
+            reference, context = None, jax.tree.map(jnp.zeros_like, context)
+        maps = np.stack([guidance[kind] for kind in guidance], 1)
+        kinds = tuple(guidance)
+        frames = min(settings.window, len(maps))
+        encoded = in_chunks(lambda chunk: functions.encode_guidance(params, kinds, chunk), maps, frames)
+        height, width = photo.image.shape[:2]
+        grid = (height // self.config.vae.downsampling, width // self.config.vae.downsampling)
+        noise = initial_noise(seed, len(maps), (*grid, self.config.vae.latent_channels), settings.noise_correlation)
+        conditions = Conditions(encoded, reference, context)
+        latents = sample_latents(functions.denoise, params, noise, conditions, self.schedule, settings, on_progress)
+        return in_chunks(lambda chunk: functions.decode(params, chunk), latents[0], min(DECODE_FRAMES, len(maps)))
+
+    def _sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
+        own = self.settings
+        known = {field.name for field in dataclasses.fields(SampleSettings)}
+        for name in sampling:
+            if name not in known:
+                raise TypeError(f"unknown argument {name!r}; sampling takes {', '.join(sorted(known))}")
+        values = {"window": own.window, "overlap": own.overlap, **sampling}
+        values["steps"] = own.steps if steps is None else steps
+        scale = own.guidance_scale if guidance_scale is None else guidance_scale
+        # Without a reference both halves of the guidance would be the same.
+        values["guidance_scale"] = scale if own.reference else 1.0
+        return SampleSettings(**values)
+
+    def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        size = tuple(size or self.settings.size)
+        step = self.config.vae.downsampling * 2 ** (len(self.config.unet.channels) - 1)
+        if any(side < step or side % step for side in size):
+            raise UserError(f"size is {size[0]}x{size[1]} (height x width): this model needs multiples of {step}")
+        return size
+
+    def _check_guidance(self, guidance: Mapping[str, np.ndarray], size: tuple[int, int]) -> None:
+        unknown = [kind for kind in guidance if kind not in self.kinds]
+        if unknown or not guidance:
+            raise UserError(f"guidance of kind {unknown or 'none'}: this model is guided by {', '.join(self.kinds)}")
+        count = len(next(iter(guidance.values())))
+        for kind, maps in guidance.items():
+            if maps.dtype != np.uint8 or maps.shape != (count, *size, 3) or count == 0:
+                raise UserError(
+                    f"guidance {kind} is {maps.dtype}{list(maps.shape)}: expected uint8 [{count or 'frames'},"
+                    f"{size[0]},{size[1]},3], at least one frame and equally many of each kind"
+                )
+
+
+class _Functions:
+    """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
+
+    def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef):
+        def encode_photo(params, image):
+            """u8 [1,H,W,3] -> (projected reference [1,...], context [1,1,Dc] or None)."""
+            model = merge(graphdef, params)
+            latents = vae_latents(model.vae, image.astype(jnp.float32) / 127.5 - 1)
+            context = None
+            if config.unet.context_dim is not None:
+                context = jnp.zeros((1, 1, config.unet.context_dim))
+            if model.clip is not None:
+                context = model.clip(clip_resize(image, config.clip.image_size))[:, None]
+            return project_reference(model.denoiser, reference_features(model.reference, latents, context)), context
+
+        def encode_guidance(params, kinds, maps):
+            """u8 [F,G,H,W,3] with the maps of `kinds` along G -> [F,h,w,D0]."""
+            model = merge(graphdef, params)
+            maps = maps.astype(jnp.float32)[None] / 255
+            return fuse_guidance(model.guidance, {kind: maps[:, :, i] for i, kind in enumerate(kinds)})[0]
+
+        def denoise(params, latents, t, context, guidance, reference):
+            return merge(graphdef, params).denoiser(latents, t, context, guidance, reference=reference)
+
+        def decode(params, latents):
+            """[F,h,w,C] -> u8 [F,H,W,3]."""
+            images = vae_images(merge(graphdef, params).vae, latents)
+            return jnp.round(images * 255).astype(jnp.uint8)
+
+        self.encode_photo = jax.jit(encode_photo)
+        self.encode_guidance = jax.jit(encode_guidance, static_argnums=1)
+        self.denoise = denoise
+        self.decode = jax.jit(decode)
+
+
+def load_pipeline(path: str | os.PathLike, policy: Policy | None = None) -> Pipeline:
+    """A pipeline from a folder of weights (one sub-folder a component) or a training run's folder.
+
+    Of a run that has not finished the newest valid checkpoint is taken, with its averaged parameters.
+    Raises UserError, before anything is compiled, when it is neither, when a component is missing, and when the weights
+    are not of the geometry that the folder's configuration states.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such folder; give a folder of weights or of a training run")
+    if (path / "weights").is_dir():
+        path = path / "weights"
+    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
+        params, config = load_weights(path)
+    else:
+        params, config = _from_run(path)
+    settings = _settings(config.pop("pipeline", {}), path)
+    return Pipeline(AnimatorConfig.build(config), params, settings, policy, source=str(path))
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(array.shape) for path, array in flatten(params).items()}
+
+
+def _from_run(path: Path) -> tuple[Params, dict[str, Any]]:
+    """Averaged parameters and model configuration of the newest valid checkpoint of a run."""
+    step = store.latest(path / "checkpoints")
+    if step is None:
+        raise UserError(
+            f"{path} holds neither weights (config.json and a folder for each component) nor checkpoints of a training run"
+        )
+    manifest = read_manifest(path / "checkpoints" / f"{step:08d}")
+    abstract = {
+        key: jax.ShapeDtypeStruct(tuple(array["shape"]), jnp.dtype(array["dtype"]))
+        for key, array in manifest["arrays"].items()
+    }
+    arrays, meta = store.restore(path / "checkpoints", step, abstract)
+    if "model" not in meta:
+        raise UserError(f"{path}: the checkpoint of step {step} does not say which model it is of; give a folder of weights")
+    # The average stands in for what was trained; the rest was frozen.
+    parts = {key.removeprefix(group): x for group in ("ema/", "frozen/") for key, x in arrays.items() if key.startswith(group)}
+    return unflatten(parts), dict(meta["model"])
+
+
+def _settings(values: Mapping[str, Any], path: Path) -> PipelineSettings:
+    known = [field.name for field in dataclasses.fields(PipelineSettings)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"{path}: pipeline has no settings {unknown}; it has {', '.join(known)}")
+    values = dict(values)
+    return PipelineSettings(**{**values, "size": tuple(values.get("size", PipelineSettings.size))})

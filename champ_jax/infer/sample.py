@@ -1,0 +1,152 @@
+"""Latents of a clip of any length: DDIM with classifier-free guidance over overlapping windows of frames.
+
+The clip lies in host memory and windows of one fixed shape go through the device, so device memory and compile time do
+not grow with the clip.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from champ_jax.diffusion.guidance import classifier_free
+from champ_jax.diffusion.samplers import ddim_step, previous_timesteps, timesteps
+from champ_jax.diffusion.schedule import Schedule
+from champ_jax.diffusion.windows import champ_windows, window_weights, windows
+from champ_jax.errors import UserError
+
+# denoise(params, latents [B,F,h,w,C], t, context [B,L,Dc], guidance [B,F,h,w,D0], reference or None) -> [B,F,h,w,C].
+# `reference` is a tree of arrays with a leading axis of B. Compared by identity for the compile cache: make it once.
+Denoise = Callable[..., jax.Array]
+
+
+class Conditions(NamedTuple):
+    """What is known about one clip before its frames are drawn.
+
+    guidance: [F,h,w,D0], the fused output of the guidance encoders (host).
+    reference: tree of arrays [1,...], the photo's projected keys and values by block; None for no reference at all.
+    context: [1,L,Dc], the photo's image tokens.
+    """
+
+    guidance: np.ndarray
+    reference: Any
+    context: jax.Array
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How a clip is sampled.
+
+    steps: DDIM steps. guidance_scale: strength of classifier-free guidance; 1 switches it off at half the cost.
+    window, overlap: frames denoised together and shared by neighbours. window_batch: windows denoised at once.
+    noise_correlation: variance share, 0 to 1, of the initial noise that all frames have in common (PYoCo's mixed noise,
+      Ge et al., arXiv 2305.10474). More of it calms the background, but the model was trained with none.
+    compat: "champ" reproduces CHAMP's pipeline: windows that wrap around the end of the clip, a plain mean where they
+      overlap, and diffusers' previous timesteps.
+    """
+
+    steps: int = 20
+    guidance_scale: float = 3.5
+    window: int = 24
+    overlap: int = 4
+    window_batch: int = 1
+    noise_correlation: float = 0.0
+    compat: str = ""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}: sampling needs at least 1")
+        if self.guidance_scale < 1:
+            raise UserError(f"guidance scale is {self.guidance_scale}: give 1 (no guidance) or more")
+        if not 0 <= self.noise_correlation <= 1:
+            raise UserError(f"noise_correlation is {self.noise_correlation}: give a share from 0 to 1")
+        if self.compat not in ("", "champ"):
+            raise UserError(f"compat is {self.compat!r}: give '' or 'champ'")
+
+
+def initial_noise(seed: int, frames: int, shape: tuple[int, int, int], correlation: float = 0.0) -> np.ndarray:
+    """Unit normal noise f32 [1,F,h,w,C] for `shape` (h,w,C); a frame's noise does not depend on the clip's length."""
+    shared_key, own_key = jax.random.split(jax.random.key(seed))
+    own = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(own_key, i), shape))(jnp.arange(frames))
+    shared = jax.random.normal(shared_key, shape)
+    return np.asarray(correlation**0.5 * shared + (1 - correlation) ** 0.5 * own)[None]
+
+
+@partial(jax.jit, static_argnames=("denoise", "guided"))
+def _predict(denoise, guided, params, latents, t, guidance, reference, context, scale):
+    """Guided prediction for a batch of windows [W,n,h,w,C]; the unconditional half sees no photo, but the guidance."""
+    count = latents.shape[0]
+    reference, context = jax.tree.map(lambda x: jnp.repeat(x, count, 0), (reference, context))
+    cond = denoise(params, latents, t, context, guidance, reference)
+    if not guided:
+        return cond.astype(jnp.float32)
+    uncond = denoise(params, latents, t, jnp.zeros_like(context), guidance, None)
+    return classifier_free(uncond, cond, scale)
+
+
+_ddim_step = jax.jit(ddim_step)
+
+
+def sample_latents(
+    denoise: Denoise,
+    params: Any,
+    latents: np.ndarray,
+    conditions: Conditions,
+    schedule: Schedule,
+    settings: SampleSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Denoises `latents` (unit normal, f32 [1,F,h,w,C]) to clean latents of the same shape.
+
+    Every step predicts window by window, averages where windows overlap, and moves the whole clip on by one DDIM step.
+    on_progress(done, total) is called after every batch of windows. Raises UserError for impossible windows.
+    """
+    clip = np.asarray(latents, np.float32)[0]
+    index, weights = _plan(len(clip), settings)
+    batches = [np.arange(i, i + settings.window_batch) for i in range(0, len(index), settings.window_batch)]
+    visited = timesteps(schedule, settings.steps)
+    previous = previous_timesteps(schedule, visited, diffusers=settings.compat == "champ")
+    guided = settings.guidance_scale != 1
+    for number, (t, t_previous) in enumerate(zip(visited, previous, strict=True)):
+        total = np.zeros_like(clip)
+        for done, batch in enumerate(batches):
+            # The last batch is filled up with copies of the last window, to keep one compiled shape.
+            frames = index[np.minimum(batch, len(index) - 1)]
+            predicted = _predict(
+                denoise, guided, params, clip[frames], t, conditions.guidance[frames], conditions.reference,
+                conditions.context, settings.guidance_scale,
+            )  # fmt: skip
+            for window, value in zip(batch[batch < len(index)], np.asarray(predicted), strict=False):
+                total[index[window]] += weights[window][:, None, None, None] * value
+            if on_progress is not None:
+                on_progress(number * len(batches) + done + 1, settings.steps * len(batches))
+        clip = np.asarray(_ddim_step(schedule, clip[None], total[None], t, t_previous))[0]
+    return clip[None]
+
+
+def _plan(frames: int, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Frame numbers int [W,n] of every window and the weights f32 [W,n] of their predictions."""
+    if settings.compat == "champ":
+        index = champ_windows(frames, settings.window, settings.overlap)
+        return np.asarray(index), window_weights(index, "uniform")
+    index = windows(frames, settings.window, settings.overlap)
+    return np.asarray(index), window_weights(index)
+
+
+def in_chunks(function: Callable[[np.ndarray], jax.Array], values: np.ndarray, size: int) -> np.ndarray:
+    """function over `values` [F,...] in chunks of `size` frames, results on the host; one compiled shape.
+
+    The last chunk is filled up with copies of its last frame, which are thrown away.
+    """
+    results = []
+    for start in range(0, len(values), size):
+        chunk = values[start : start + size]
+        count = len(chunk)
+        if count < size:
+            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - count, 0)])
+        results.append(np.asarray(function(chunk))[:count])
+    return np.concatenate(results)

@@ -1,0 +1,168 @@
+"""The whole model: which networks there are, built from one configuration, and its parameters as a plain dict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from champ_jax.config import did_you_mean
+from champ_jax.dims import GUIDANCE_KINDS
+from champ_jax.errors import UserError
+from champ_jax.models.clip import CLIP, CLIPConfig
+from champ_jax.models.guidance import GuidanceConfig, GuidanceEncoder
+from champ_jax.models.m2p import M2P, M2PConfig
+from champ_jax.models.temporal import TemporalConfig
+from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.models.vae import VAE, VAEConfig
+from champ_jax.nn.keys import ParamKeys
+from champ_jax.nn.policy import Policy
+
+Params = dict[str, Any]
+"""Nested plain dict of arrays, with paths such as denoiser/down_0/attention_1/attn1/to_q/kernel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """The arguments of `champ_jax.diffusion.schedule.make_schedule`: a model is only right with its own schedule."""
+
+    kind: str = "linear"
+    steps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    zero_snr: bool = True
+    prediction: str = "v"
+
+
+@dataclasses.dataclass(frozen=True)
+class AnimatorConfig:
+    """Which networks make up a model, and their geometry; the defaults are CHAMP's.
+
+    Attributes:
+      unet: the denoiser; the reference network is the same without head and temporal modules.
+      guidance: geometry of every guidance encoder.
+      kinds: the kinds of guidance there are encoders for, in the order of `GUIDANCE_KINDS`.
+      vae: the autoencoder.
+      clip: the image encoder whose embedding is the context token; None for a model without.
+      m2p: the network from music to pose; None for a model without.
+      schedule: the noise schedule the denoiser is trained for.
+    """
+
+    unet: UNetConfig = UNetConfig(temporal=TemporalConfig())
+    guidance: GuidanceConfig = GuidanceConfig()
+    kinds: tuple[str, ...] = GUIDANCE_KINDS
+    vae: VAEConfig = VAEConfig()
+    clip: CLIPConfig | None = None
+    m2p: M2PConfig | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self):
+        unknown = [kind for kind in self.kinds if kind not in GUIDANCE_KINDS]
+        if unknown or not self.kinds:
+            raise UserError(f"kinds: expected some of {GUIDANCE_KINDS}, got {tuple(self.kinds)}.")
+        if self.guidance.out_channels != self.unet.channels[0]:
+            raise UserError(
+                f"guidance.out_channels is {self.guidance.out_channels}, but guidance is added to the denoiser's first "
+                f"level, unet.channels[0] = {self.unet.channels[0]}: make them equal."
+            )
+        if self.guidance.downsampling != self.vae.downsampling:
+            raise UserError(
+                f"guidance encoders shrink {self.guidance.downsampling} times and the VAE {self.vae.downsampling} times: "
+                "both must reach the same latent grid."
+            )
+        if {self.unet.in_channels, self.unet.out_channels} != {self.vae.latent_channels}:
+            raise UserError(
+                f"unet.in_channels {self.unet.in_channels} and unet.out_channels {self.unet.out_channels} must equal "
+                f"vae.latent_channels {self.vae.latent_channels}."
+            )
+        if self.clip and self.clip.projection != self.unet.context_dim:
+            raise UserError(
+                f"clip.projection {self.clip.projection} must equal unet.context_dim {self.unet.context_dim}: the image "
+                "embedding is the context token."
+            )
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> AnimatorConfig:
+        """Builds from nested plain mappings (a dict or a ConfigDict) of these fields; None leaves a network out.
+
+        Raises:
+          UserError: a name that is none of the fields, or geometry that does not fit together.
+        """
+        return _build(cls, values, "model")
+
+
+_PARTS = {
+    "unet": UNetConfig,
+    "temporal": TemporalConfig,
+    "guidance": GuidanceConfig,
+    "vae": VAEConfig,
+    "clip": CLIPConfig,
+    "m2p": M2PConfig,
+    "schedule": ScheduleConfig,
+}
+
+
+def _build(cls, values: Mapping[str, Any], where: str):
+    """An instance of dataclass `cls`: groups become their own dataclasses, lists tuples; UserError for other fields."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    fields = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where} has no field {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}.")
+        if hasattr(value, "items"):
+            value = _build(_PARTS[name], value, f"{where}.{name}")
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**fields)
+
+
+class Animator(nnx.Module):
+    """All networks of one model; `clip` and `m2p` are None where the configuration has none.
+
+    Attributes:
+      denoiser, reference: UNets of the same geometry.
+      guidance: kind to encoder.
+      vae, clip, m2p: see their modules.
+    """
+
+    def __init__(self, config: AnimatorConfig, rngs: nnx.Rngs, policy: Policy = Policy()):
+        """Args: config what to build; rngs the source of initial parameters; policy its precision."""
+        self.config = config
+        self.denoiser = UNet(config.unet, rngs, policy)
+        self.reference = UNet(dataclasses.replace(config.unet, head=False, temporal=None), rngs, policy)
+        self.guidance = nnx.Dict({kind: GuidanceEncoder(config.guidance, rngs, policy) for kind in config.kinds})
+        self.vae = VAE(config.vae, rngs, policy)
+        self.clip = CLIP(config.clip, rngs, policy) if config.clip else None
+        self.m2p = M2P(config.m2p, rngs, policy) if config.m2p else None
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """A model's structure, which is static and hashable, and its parameters as a nested plain dict."""
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
+    """The inverse of `split`; cheap, and meant to be called inside the jitted function."""
+    return nnx.merge(graphdef, params)
+
+
+def init_params(config: AnimatorConfig, seed: int, policy: Policy = Policy()) -> Params:
+    """Fresh parameters of a whole model, drawn in one compiled function."""
+    return jax.jit(lambda: split(Animator(config, ParamKeys(seed), policy))[1])()
+
+
+def abstract_params(config: AnimatorConfig, policy: Policy = Policy()) -> Params:
+    """Shapes and dtypes of the parameters (`jax.ShapeDtypeStruct` leaves); nothing is allocated, at any size."""
+    return _split_abstract(config, policy)[1]
+
+
+def graph(config: AnimatorConfig, policy: Policy = Policy()) -> nnx.GraphDef:
+    """The structure that `merge` takes, without allocating any parameters."""
+    return _split_abstract(config, policy)[0]
+
+
+def _split_abstract(config, policy):
+    return split(nnx.eval_shape(lambda: Animator(config, ParamKeys(0), policy)))

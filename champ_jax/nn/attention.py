@@ -1,0 +1,70 @@
+"""Multi-head attention: self, cross, over frames, or with reference keys, by what it is given."""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+from champ_jax.nn.kernels import attend, attend_with_shared
+from champ_jax.nn.layers import linear
+from champ_jax.nn.policy import Policy
+
+KeyValue = tuple[jax.Array, jax.Array]
+"""Projected keys and values, each [B,M,K,d]."""
+
+
+class Attention(nnx.Module):
+    """Attention with `heads` heads of width/heads; queries, keys and values without bias, the output with."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs, policy: Policy, context_dim: int | None = None):
+        """Args: width D of queries and output; context_dim Dc of the keys' tokens, D if None."""
+        if width % heads:
+            raise ValueError(f"Attention: width {width} does not divide into {heads} heads.")
+        context_dim = context_dim or width
+        self.heads = heads
+        self.to_q = linear(width, width, rngs, policy, bias=False)
+        self.to_k = linear(context_dim, width, rngs, policy, bias=False)
+        self.to_v = linear(context_dim, width, rngs, policy, bias=False)
+        self.to_out = linear(width, width, rngs, policy)
+
+    def project(self, tokens: jax.Array) -> KeyValue:
+        """Keys and values of tokens [...,M,Dc]: two arrays [...,M,K,d]."""
+        return self._split(self.to_k(tokens)), self._split(self.to_v(tokens))
+
+    def __call__(self, x: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
+        """Attends from x [B,N,D] to `tokens` [B,M,Dc], or to itself when None -> [B,N,D]."""
+        keys, values = self.project(x if tokens is None else tokens)
+        return self._join(attend(self._split(self.to_q(x)), keys, values))
+
+    def with_reference(self, x: jax.Array, reference: KeyValue | None, mask: jax.Array | None) -> jax.Array:
+        """Spatial self-attention of every frame, extended by reference keys that its clip shares.
+
+        CHAMP's mutual self-attention: own and reference tokens stand in one softmax, and this module's own to_k and
+        to_v have projected both.
+
+        Args:
+          x: [B,F,N,D].
+          reference: keys and values [B,M,K,d] from `project`, or None for plain self-attention.
+          mask: [B], 0 for rows that must not see the reference; None is all ones.
+
+        Returns:
+          [B,F,N,D].
+        """
+        batch, frames, tokens, width = x.shape
+        if reference is None:
+            return self(x.reshape(batch * frames, tokens, width)).reshape(x.shape)
+        queries = self._split(self.to_q(x))
+        return self._join(attend_with_shared(queries, *self.project(x), *reference, mask))
+
+    def single_token(self, token: jax.Array) -> jax.Array:
+        """What every query gets from a context of one token [B,1,Dc]: to_out(to_v(token)), [B,1,D].
+
+        A softmax over one key is 1, so this is exact in value and gradient, and queries and keys are not needed.
+        """
+        return self.to_out(self.to_v(token))
+
+    def _split(self, x):
+        return x.reshape(*x.shape[:-1], self.heads, -1)
+
+    def _join(self, x):
+        return self.to_out(x.reshape(*x.shape[:-2], -1))

@@ -1,0 +1,135 @@
+"""Linear, convolution, norms, feed-forward and time embedding, as Stable Diffusion 1.5 has them, channels last."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from champ_jax.nn.policy import Policy
+
+
+def linear(width_in: int, width_out: int, rngs: nnx.Rngs, policy: Policy, bias: bool = True, zero: bool = False):
+    """Returns a linear layer [..., width_in] -> [..., width_out]; `zero` starts it at nothing."""
+    kernel_init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+    return nnx.Linear(
+        width_in, width_out, use_bias=bias, kernel_init=kernel_init, dtype=policy.compute, param_dtype=policy.param, rngs=rngs
+    )
+
+
+def conv(width_in: int, width_out: int, rngs: nnx.Rngs, policy: Policy, stride: int = 1, zero: bool = False):
+    """Returns a 3x3 convolution [B,h,w,width_in] -> [B,h/stride,w/stride,width_out] with padding 1 on every side.
+
+    The padding is spelled out because "SAME" pads a strided convolution at the end only, unlike PyTorch.
+    """
+    kernel_init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+    return nnx.Conv(
+        width_in,
+        width_out,
+        kernel_size=(3, 3),
+        strides=stride,
+        padding=((1, 1), (1, 1)),
+        kernel_init=kernel_init,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, rngs: nnx.Rngs, policy: Policy):
+    """Returns a LayerNorm over the last axis, epsilon 1e-5, with float32 statistics."""
+    return nnx.LayerNorm(
+        width, epsilon=1e-5, use_fast_variance=False, dtype=policy.compute, param_dtype=policy.param, rngs=rngs
+    )
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation of each row of the batch, over all axes between the first and the last and over each group.
+
+    Statistics are float32. Sums run over positions first and groups second, which keeps the channels contiguous.
+    """
+
+    def __init__(self, width: int, groups: int, rngs: nnx.Rngs, policy: Policy, epsilon: float = 1e-5):
+        if width % groups:
+            raise ValueError(f"GroupNorm: {width} channels do not divide into {groups} groups.")
+        self.groups = groups
+        self.epsilon = epsilon
+        self.compute = policy.compute
+        self.scale = nnx.Param(jnp.ones((width,), policy.param))
+        self.bias = nnx.Param(jnp.zeros((width,), policy.param))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises x [B,...,C]; returns the same shape in the compute dtype."""
+        batch, width = x.shape[0], x.shape[-1]
+        flat = x.astype(jnp.float32).reshape(batch, -1, width)
+        centred = flat - self._group_mean(flat)
+        variance = self._group_mean(jnp.square(centred))
+        scale = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...].astype(jnp.float32)
+        return (centred * scale + self.bias[...].astype(jnp.float32)).reshape(x.shape).astype(self.compute)
+
+    def _group_mean(self, x: jax.Array) -> jax.Array:
+        """Means of x [B,N,C] over positions and each group, repeated for the group's channels: [B,1,C]."""
+        batch, _, width = x.shape
+        means = x.mean(axis=1).reshape(batch, self.groups, -1).mean(axis=-1)
+        return jnp.repeat(means, width // self.groups, axis=1)[:, None, :]
+
+
+class FeedForward(nnx.Module):
+    """GEGLU feed-forward: the first half of `proj` times the exact GELU of the second, then `out`."""
+
+    def __init__(self, width: int, mult: int, rngs: nnx.Rngs, policy: Policy):
+        self.proj = linear(width, 2 * mult * width, rngs, policy)
+        self.out = linear(mult * width, width, rngs, policy)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [...,D] -> [...,D]."""
+        value, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return self.out(value * jax.nn.gelu(gate, approximate=False))
+
+
+def time_sinusoid(t: jax.Array, width: int) -> jax.Array:
+    """Sinusoids of timesteps t [B]: cosines then sines, [B,width] float32 (`flip_sin_to_cos`, no frequency shift)."""
+    half = width // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeEmbedding(nnx.Module):
+    """Timesteps to the vector that every resnet block reads: sinusoid, linear, SiLU, linear."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs, policy: Policy):
+        self.width = width
+        self.compute = policy.compute
+        self.linear_1 = linear(width, 4 * width, rngs, policy)
+        self.linear_2 = linear(4 * width, 4 * width, rngs, policy)
+
+    def __call__(self, t: jax.Array) -> jax.Array:
+        """t [B], 0..steps-1 -> [B,4*width]."""
+        return self.linear_2(jax.nn.silu(self.linear_1(time_sinusoid(t, self.width).astype(self.compute))))
+
+
+def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Doubles x [B,h,w,C] and crops it to `size`, which is 2h or 2h-1 by 2w or 2w-1.
+
+    For these sizes this is PyTorch's nearest interpolation: floor(i*h/(2h-1)) equals i//2.
+    """
+    batch, height, width, channels = x.shape
+    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return doubled.reshape(batch, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
+
+
+def fold_patches(x: jax.Array, patch: int) -> jax.Array:
+    """[B,H,W,C] -> [B,H/patch,W/patch,patch*patch*C]: squares of pixels folded into channels."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+    return x.reshape(batch, height // patch, width // patch, -1)
+
+
+def unfold_patches(x: jax.Array, patch: int) -> jax.Array:
+    """The inverse of `fold_patches`: [B,h,w,patch*patch*C] -> [B,h*patch,w*patch,C]."""
+    batch, height, width, _ = x.shape
+    x = x.reshape(batch, height, width, patch, patch, -1).swapaxes(2, 3)
+    return x.reshape(batch, height * patch, width * patch, -1)

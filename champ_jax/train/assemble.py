@@ -1,0 +1,159 @@
+"""The model of a run: geometry from the configuration and from the weights it starts from, parameters, exact accounting."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from champ_jax.checkpoint.partial import account
+from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.data.records import Records
+from champ_jax.diffusion.schedule import Schedule, make_schedule
+from champ_jax.errors import UserError
+from champ_jax.models.animator import Animator, AnimatorConfig, split
+from champ_jax.models.m2p import M2P
+from champ_jax.models.unet import UNetConfig
+from champ_jax.nn.policy import Policy
+from champ_jax.train.stages import STAGES
+from champ_jax.train.state import TrainState, averaged_params
+
+Params = dict[str, Any]
+
+
+class MusicModel(nnx.Module):
+    """The part of an Animator that stage A trains; it needs no other network in memory."""
+
+    def __init__(self, config: AnimatorConfig, rngs: nnx.Rngs, policy: Policy = Policy()):
+        self.config = config
+        self.m2p = M2P(config.m2p, rngs, policy)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """What a run trains on.
+
+    config: geometry; graphdef: what `merge` takes; params: nested dict of host arrays; schedule: of the diffusion;
+    described: plain dict, geometry and pipeline settings as stored with weights; passengers: components of `init_from`
+    that this stage does not need and hands on unchanged.
+    """
+
+    config: AnimatorConfig
+    graphdef: nnx.GraphDef
+    params: Params
+    schedule: Schedule
+    described: dict[str, Any]
+    passengers: Params
+
+    @property
+    def vae_hash(self) -> str:
+        """Names the VAE's weights: what a latent cache must match."""
+        digest = hashlib.sha256()
+        for path, value in sorted(flatten_dict(self.params["vae"], sep="/").items()):
+            digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def assemble(config, records: Records) -> Assembled:
+    """Builds the model of a run on `records`.
+
+    `config.model` may leave out what the weights in `config.init_from` already say; where both speak they must agree,
+    parameter by parameter. Fresh parameters are only allowed in what the stage trains.
+    Raises UserError otherwise, listing the parameters.
+    """
+    loaded, described = load_weights(config.init_from) if config.init_from else ({}, {})
+    described = _overlay(described, config.model.to_dict())
+    _derive(described)
+    geometry = AnimatorConfig.build({name: value for name, value in described.items() if name != "pipeline"})
+    policy = Policy(compute=jnp.dtype(config.compute_dtype))
+    build = MusicModel if config.stage == "A" else Animator
+    if config.stage == "A" and geometry.m2p is None:
+        raise UserError("stage A trains M2P: give its geometry in config.model.m2p or weights that have one in init_from")
+
+    def create():
+        return split(build(geometry, nnx.Rngs(config.seed), policy))[1]
+
+    graphdef, _ = split(nnx.eval_shape(lambda: build(geometry, nnx.Rngs(0), policy)))
+    expected = flatten_dict(jax.eval_shape(create), sep="/")
+    passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
+    given = flatten_dict({name: part for name, part in loaded.items() if name not in passengers}, sep="/")
+    fresh = _fresh(expected, given, config)
+    account(
+        {path: tuple(value.shape) for path, value in given.items()},
+        {path: tuple(value.shape) for path, value in expected.items() if path not in fresh},
+        source=str(config.init_from),
+    )
+    params = {path: np.asarray(value, np.float32) for path, value in given.items()}
+    if fresh:
+        created = flatten_dict(jax.jit(create)(), sep="/")
+        params |= {path: np.asarray(created[path]) for path in fresh}
+    return Assembled(
+        geometry,
+        graphdef,
+        unflatten_dict(params, sep="/"),
+        make_schedule(**dataclasses.asdict(geometry.schedule)),
+        with_pipeline_settings(described, config, records),
+        passengers,
+    )
+
+
+def _fresh(expected: dict, given: dict, config) -> set[str]:
+    """Paths that start from random values: components, and temporal modules, that the given weights lack altogether."""
+
+    def group(path: str) -> str:
+        return path.split("/")[0] + ("/temporal" if "/temporal" in path else "")
+
+    present = {group(path) for path in given}
+    fresh = {path for path in expected if group(path) not in present}
+    trained = STAGES[config.stage].trained
+    untrained = sorted({group(path) for path in fresh if not trained(path, config)})
+    if untrained:
+        raise UserError(
+            f"stage {config.stage} needs trained weights of {', '.join(untrained)}, which it keeps frozen, but "
+            f"{config.init_from or 'init_from, which is empty,'} has none: give weights that do in --config.init_from"
+        )
+    return fresh
+
+
+def _overlay(base: dict, over: dict) -> dict:
+    """`base` with the values of `over`, nested dict by nested dict."""
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _overlay(merged[name], value) if both else value
+    return merged
+
+
+def _derive(described: dict) -> None:
+    """Fills in what follows from the rest: widths at which one network meets another."""
+    unet = {"channels": UNetConfig.channels, "context_dim": UNetConfig.context_dim, **described.get("unet", {})}
+    latents = described.get("vae", {}).get("latent_channels", UNetConfig.in_channels)
+    described["unet"] = {"in_channels": latents, "out_channels": latents, **unet}
+    described["guidance"] = {"out_channels": unet["channels"][0], **described.get("guidance", {})}
+    if described.get("clip"):
+        described["clip"] = {"projection": unet["context_dim"], **described["clip"]}
+
+
+def with_pipeline_settings(described: dict[str, Any], config, records: Records) -> dict[str, Any]:
+    """`described` with what inference must know of this stage's training; see infer.pipeline.PipelineSettings."""
+    clip = records[0]
+    if config.stage == "A":
+        settings = {"motion_fps": 1.0 / clip.frame_seconds, "music_spec": clip["music_spec"].split("@")[0]}
+    else:
+        settings = {"size": [config.data.size] * 2, "reference": config.loss.reference_dropout < 1.0}
+    if config.stage == "C":
+        # Seconds between the frames of a training clip are the ones between the frames of a video.
+        between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds
+        settings |= {"window": config.data.frames, "overlap": config.data.frames // 4, "fps": float(1.0 / between)}
+    return {**described, "pipeline": {**described.get("pipeline", {}), **settings}}
+
+
+def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> Path:
+    """Writes averaged parameters, and the passengers, as a folder that `load_pipeline` and `init_from` read."""
+    params = jax.tree.map(np.asarray, averaged_params(state))
+    return save_weights(directory, {**params, **assembled.passengers}, assembled.described)

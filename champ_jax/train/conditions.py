@@ -1,0 +1,128 @@
+"""What the denoiser is told in training: reference, image token and guidance, with their dropouts."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from champ_jax.diffusion.schedule import Schedule
+from champ_jax.models.animator import Animator
+from champ_jax.models.clip import clip_resize
+from champ_jax.models.guidance import fuse_guidance
+from champ_jax.models.m2p import to_pixels
+from champ_jax.models.reference import reference_features
+from champ_jax.pose.differentiable import pose_map
+
+Batch = dict[str, Any]
+
+
+class Conditions(NamedTuple):
+    """The denoiser's inputs besides noise.
+
+    context [B,1,Dc]; guidance [B,F,h,w,D0]; reference {block: [B,N,D]} or None; keep_reference [B] of 0/1.
+    """
+
+    context: jax.Array
+    guidance: jax.Array
+    reference: dict[str, jax.Array] | None
+    keep_reference: jax.Array
+
+
+def keep(key: jax.Array, batch: int, drop: float) -> jax.Array:
+    """Independent 0/1 draws per sample, [B] float32; 0 with probability `drop`."""
+    return (jax.random.uniform(key, (batch,)) >= drop).astype(jnp.float32)
+
+
+def guidance_weights(key: jax.Array, kinds: tuple[str, ...], batch: int, config) -> dict[str, jax.Array]:
+    """Per sample and kind 0/1 weights [B]: each kind dropped alone, and sometimes all but the skeleton.
+
+    The skeleton is what music can drive; a model that never saw it alone cannot dance.
+    """
+    keys = jax.random.split(key, len(kinds) + 1)
+    weights = {kind: keep(k, batch, config.guidance_dropout) for kind, k in zip(kinds, keys)}
+    if "dwpose" in kinds:
+        skeleton_only = 1.0 - keep(keys[-1], batch, config.skeleton_only)
+        weights = {kind: w * (1.0 - skeleton_only) for kind, w in weights.items()}
+        weights["dwpose"] = jnp.maximum(weights["dwpose"], skeleton_only)
+    return weights
+
+
+def condition_scale(config, step: jax.Array, steps: int) -> jax.Array:
+    """Guidance strength: linear from `condition_scale[0]` to `[1]` over the first `[2]` share of the run."""
+    start, end, share = config.condition_scale
+    return start + (end - start) * jnp.clip(step / max(1.0, share * steps), 0.0, 1.0)
+
+
+def music_map(batch: Batch, pose: dict[str, jax.Array]) -> jax.Array:
+    """The skeleton map [B,F,H,W,3] in [0,1] of the pose that M2P predicts for the target frames; differentiable."""
+    motion = batch["motion"]
+    keypoints, confidence = to_pixels(pose, motion)
+    index = motion["index"][..., None]
+    keypoints = jnp.take_along_axis(keypoints, index[..., None], axis=1)
+    confidence = jnp.take_along_axis(confidence, index, axis=1)
+    height, width = batch["reference"].shape[1:3]
+    return pose_map(keypoints, confidence, (height, width))
+
+
+def make_conditions(
+    model: Animator,
+    batch: Batch,
+    reference_latents: jax.Array,
+    key: jax.Array,
+    config,
+    scale: jax.Array,
+    skeleton: jax.Array | None = None,
+) -> Conditions:
+    """Encodes reference, image token and guidance of a batch, with independent dropouts per sample.
+
+    reference_latents [B,h,w,C]; scale: guidance strength; skeleton [B,F,H,W,3]: replaces the drawn skeleton.
+    A dropped reference is dropped whole: neither its features nor its image token are seen.
+    """
+    size = batch["reference"].shape[0]
+    key_reference, key_clip, key_kinds = jax.random.split(key, 3)
+    keep_reference = keep(key_reference, size, config.reference_dropout)
+    keep_token = keep_reference * keep(key_clip, size, config.clip_dropout)
+
+    width = model.config.unet.context_dim
+    context = jnp.zeros((size, 1, width))
+    if model.clip is not None:
+        context = model.clip(clip_resize(batch["reference"], model.config.clip.image_size))[:, None, :]
+    context = context * keep_token[:, None, None]
+
+    maps = {kind: batch["guidance"][kind].astype(jnp.float32) / 255.0 for kind in model.config.kinds}
+    if skeleton is not None:
+        maps["dwpose"] = skeleton
+    weights = guidance_weights(key_kinds, model.config.kinds, size, config)
+    guidance = scale * fuse_guidance(model.guidance, maps, weights)
+
+    reference = None
+    if config.reference_dropout < 1.0:
+        reference = reference_features(model.reference, reference_latents, context)
+    return Conditions(context, guidance, reference, keep_reference)
+
+
+def encode_images(model: Animator, images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Latents of uint8 images [...,H,W,3]: a sample of the posterior, or its mean when `key` is None."""
+    mean, logvar = model.vae.encode(images.astype(jnp.float32) / 127.5 - 1.0)
+    if key is not None:
+        mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+    return jax.lax.stop_gradient(mean * model.config.vae.scaling)
+
+
+def batch_latents(model: Animator, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(target latents [B,F,h,w,C], reference latents [B,h,w,C]) from a latent cache or from pixels."""
+    if "latents" in batch:
+        return batch["latents"].astype(jnp.float32), batch["reference_latents"].astype(jnp.float32)
+    key_target, key_reference = jax.random.split(key)
+    return encode_images(model, batch["video"], key_target), encode_images(model, batch["reference"], key_reference)
+
+
+def draw_timesteps(key: jax.Array, batch: int, schedule: Schedule, last_share: float) -> jax.Array:
+    """int32 [B], uniform over the schedule; `last_share` of the samples at its very end.
+
+    With zero terminal SNR the last step alone decides layout and colours, and is 1 draw in 1000 otherwise.
+    """
+    steps = schedule.alphas_cumprod.shape[0]
+    key_uniform, key_last = jax.random.split(key)
+    t = jax.random.randint(key_uniform, (batch,), 0, steps)
+    return jnp.where(jax.random.uniform(key_last, (batch,)) < last_share, steps - 1, t)

@@ -1,0 +1,95 @@
+"""What is measured and shown while training: loss on held-out clips, and frames of a fixed sample."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from champ_jax.data.records import open_records
+from champ_jax.errors import UserError
+from champ_jax.models.animator import merge
+from champ_jax.train.assemble import Assembled
+from champ_jax.train.feed import make_batches
+from champ_jax.train.log import MetricLog
+from champ_jax.train.stages import Stage
+from champ_jax.train.state import TrainState, averaged_params
+
+DROPOUTS = ("reference_dropout", "clip_dropout", "guidance_dropout", "skeleton_only")
+
+
+def without_dropout(config):
+    """The configuration with every condition present: what validation measures."""
+    quiet = config.copy_and_resolve_references().unlock()
+    for name in DROPOUTS if config.stage != "A" else ():
+        # A model trained without the photo is measured without it too.
+        quiet.loss[name] = 1.0 if quiet.loss[name] == 1.0 else 0.0
+    return quiet.lock()
+
+
+class Evaluation:
+    """The same batches, noise and timesteps at every call, so that two losses differ by the parameters alone."""
+
+    def __init__(self, config, assembled: Assembled, stage: Stage):
+        self.config, self.assembled = config, assembled
+        records = open_records(config.data.directory, config.data.validation_split, keep=True)
+        loader = make_batches(config, assembled, records, config.data.frames, train=False, latents=None)
+        count = min(len(loader), config.log.validation_batches)
+        if not count:
+            raise UserError(
+                f"{config.data.directory}, split {config.data.validation_split}: not one validation batch of "
+                f"{config.data.batch_size} samples; lower data.batch_size or add clips"
+            )
+        self.batches = [next(loader) for _ in range(count)]
+        quiet = without_dropout(config)
+        self._loss = jax.jit(
+            lambda params, batch, key: stage.loss(
+                merge(assembled.graphdef, params), batch, key, quiet.optim.steps, quiet, assembled.schedule, False
+            )
+        )
+        self._pipeline = None
+
+    def run(self, state: TrainState, step: int, log: MetricLog, workdir: Path) -> float:
+        """Validation loss of the averaged parameters, logged; and, if asked for, sampled frames beside the truth."""
+        params = averaged_params(state)
+        results = [self._loss(params, batch, jax.random.key(i)) for i, batch in enumerate(self.batches)]
+        metrics = {"loss": np.mean([float(loss) for loss, _ in results])}
+        for name in results[0][1]:
+            metrics[name] = np.mean([float(values[name]) for _, values in results])
+        log.scalars(step, "validation", metrics)
+        if self.config.log.sample_steps and self.config.stage != "A":
+            picture = self.sample(params)
+            (workdir / "samples").mkdir(exist_ok=True)
+            Image.fromarray(picture).save(workdir / "samples" / f"{step:07d}.png")
+            log.image(step, "photo, maps, truth, model", picture)
+        return metrics["loss"]
+
+    def sample(self, params: dict) -> np.ndarray:
+        """One row a frame of the first validation sample: photo, last map, truth, model; uint8 [F*H,4*W,3]."""
+        from champ_jax.infer.pipeline import Pipeline, PipelineSettings  # brings in audio and video libraries
+
+        batch, config = self.batches[0], self.assembled.config
+        if self._pipeline is None:
+            settings = PipelineSettings(
+                size=batch["reference"].shape[1:3],
+                window=self.config.data.frames,
+                overlap=0,
+                reference=self.config.loss.reference_dropout < 1.0,
+            )
+            self._pipeline = Pipeline(config, params, settings)
+        self._pipeline.params = params
+        guidance = {kind: np.asarray(batch["guidance"][kind][0]) for kind in config.kinds}
+        video = self._pipeline.animate(
+            np.asarray(batch["reference"][0]), guidance, steps=self.config.log.sample_steps, guidance_scale=1.0
+        )
+        photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
+        columns = [photo, guidance[config.kinds[-1]], batch["video"][0], video.frames]
+        return np.concatenate([np.concatenate(list(column), 0) for column in columns], 1)
+
+
+def validation_ends(workdir: Path) -> tuple[float, float]:
+    """(first, last) validation loss in a run's metrics.jsonl."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["group"] == "validation"]
+    return losses[0], losses[-1]

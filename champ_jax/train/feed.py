@@ -1,0 +1,103 @@
+"""Batches for the loop: one loader after another where clips grow, and a position that a checkpoint can hold."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from champ_jax.data.latents import Latents, build_latents, open_latents
+from champ_jax.data.loader import Batch, Loader, make_loader
+from champ_jax.data.records import Records
+from champ_jax.errors import UserError
+from champ_jax.models.animator import merge
+from champ_jax.models.vae import vae_latents
+from champ_jax.train.assemble import Assembled
+
+
+def clip_lengths(config) -> list[tuple[int, int]]:
+    """(first step, frames a clip) phases: `frames` all along, or doubling from `first_frames` in equal shares."""
+    lengths = [config.data.frames]
+    while config.stage == "C" and lengths[0] > config.data.first_frames:
+        lengths.insert(0, max(lengths[0] // 2, config.data.first_frames))
+    share = config.optim.steps / len(lengths)
+    return [(round(i * share), frames) for i, frames in enumerate(lengths)]
+
+
+class Feed:
+    """Training batches by step, resumable, for this process's share of the global batch."""
+
+    def __init__(self, config, assembled: Assembled, records: Records, workdir: Path):
+        self.config, self.assembled, self.records = config, assembled, records
+        self.phases = clip_lengths(config)
+        self.latents = _latent_cache(config, assembled, records, workdir)
+        self._first_step, self._loader = None, None
+
+    def _phase(self, step: int) -> tuple[int, int]:
+        return max(phase for phase in self.phases if phase[0] <= step)
+
+    def _open(self, step: int) -> Loader:
+        first_step, frames = self._phase(step)
+        if first_step != self._first_step:
+            self._first_step = first_step
+            self._loader = make_batches(
+                self.config, self.assembled, self.records, frames, train=True, latents=self.latents
+            )
+        return self._loader
+
+    def next(self, step: int) -> Batch:
+        """The batch of a step; steps must be asked for in order."""
+        return next(self._open(step))
+
+    def get_state(self, step: int) -> dict[str, Any]:
+        """Position after `step` batches, JSON-able."""
+        return {"first_step": self._first_step, "loader": self._loader.get_state()}
+
+    def set_state(self, step: int, state: dict[str, Any]) -> None:
+        """Goes to the position that `get_state(step)` returned; the batch of `step` comes next."""
+        loader = self._open(step)
+        if state["first_step"] == self._first_step:  # otherwise a new phase begins with this very step
+            loader.set_state(state["loader"])
+
+
+def make_batches(
+    config, assembled: Assembled, records: Records, frames: int, train: bool, latents: Latents | None
+) -> Loader:
+    """A loader for the configuration's stage over `records`."""
+    music = config.stage == "B" and assembled.config.m2p is not None
+    return make_loader(
+        records,
+        stage=config.stage,
+        batch_size=config.data.batch_size,
+        frames=frames,
+        size=config.data.size,
+        kinds=assembled.config.kinds,
+        stride=config.data.stride if config.stage == "C" else 1,
+        motion_frames=config.data.motion_frames if music else 0,
+        seed=config.seed,
+        train=train,
+        augment=config.data.augment and latents is None,
+        skip_short=True,
+        latents=latents,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+
+def _latent_cache(config, assembled: Assembled, records: Records, workdir: Path) -> Latents | None:
+    """The latents of all stored frames, encoded now unless the run's folder already has them."""
+    if config.stage == "A" or not config.data.latent_cache:
+        return None
+    directory, size = workdir / "latents", (config.data.size, config.data.size)
+    try:
+        return open_latents(records, directory, assembled.vae_hash, size)
+    except UserError:
+        print(f"encoding {sum(info.stored for info in records.infos)} frames into {directory}", flush=True)
+
+    @jax.jit
+    def encode(params, frames):
+        model = merge(assembled.graphdef, params)
+        return vae_latents(model.vae, frames.astype(jnp.float32) / 127.5 - 1.0)
+
+    params = assembled.params
+    return build_latents(records, directory, lambda frames: np.asarray(encode(params, frames)), assembled.vae_hash, size)

@@ -1,0 +1,93 @@
+"""Metrics on disk (JSONL, TensorBoard, Weights & Biases on request) and one line of progress on the screen."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from champ_jax.errors import UserError
+
+
+class MetricLog:
+    """Writes `metrics.jsonl` and TensorBoard files under `directory`; use as a context manager.
+
+    A resumed run appends; lines of steps that will be repeated stay in the file, the later one counts.
+    Raises UserError when `wandb_project` is set and wandb is not installed.
+    """
+
+    def __init__(self, directory: Path, wandb_project: str = ""):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = open(directory / "metrics.jsonl", "a", buffering=1)
+        self._board = SummaryWriter(str(directory / "tensorboard"), flush_secs=30)
+        self._wandb = None
+        if wandb_project:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("log.wandb is set but wandb is not installed: pip install wandb, or set it to ''") from None
+            self._wandb = wandb.init(project=wandb_project, dir=str(directory), resume="allow")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
+        """One line of scalars; `group` is 'train' or 'validation'."""
+        values = {name: float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """One uint8 picture [H,W,3]."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+
+class ProgressLine:
+    """Step, loss, rate and time left: a live bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, title: str, first: int, total: int, seconds_between_lines: float = 20.0):
+        self.title, self.first, self.total = title, first, total
+        self._start = self._last = time.monotonic()
+        self._between = seconds_between_lines
+        self._bar = None
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console,
+            )  # fmt: skip
+            self._task = self._bar.add_task(title, total=total, completed=first, rate="")
+
+    def __enter__(self):
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, loss: float | None) -> None:
+        """`step` updates are done; `loss` is the newest one known."""
+        now = time.monotonic()
+        rate = (step - self.first) / max(now - self._start, 1e-9)
+        shown = "" if loss is None else f"loss {loss:.4f}  "
+        if self._bar:
+            self._bar.update(self._task, completed=step, rate=f"{shown}{rate:.2f} steps/s")
+        elif now - self._last >= self._between or step == self.total:
+            self._last = now
+            left = (self.total - step) / max(rate, 1e-9)
+            print(f"{self.title} {step}/{self.total}  {shown}{rate:.2f} steps/s  {left:.0f} s left", file=sys.stderr, flush=True)

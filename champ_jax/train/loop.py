@@ -1,0 +1,151 @@
+"""The training loop of every stage: next batch, step, log, evaluate, save."""
+
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from champ_jax.checkpoint import store
+from champ_jax.config import config_hash
+from champ_jax.data.records import open_records
+from champ_jax.errors import UserError
+from champ_jax.models.animator import merge
+from champ_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shard_batch
+from champ_jax.train.assemble import Assembled, assemble, export_weights
+from champ_jax.train.evaluation import Evaluation, validation_ends
+from champ_jax.train.feed import Feed
+from champ_jax.train.interrupt import Stopped, StopRequest
+from champ_jax.train.log import MetricLog, ProgressLine
+from champ_jax.train.optim import make_optimizer
+from champ_jax.train.stages import M2P_WEIGHTS, STAGES
+from champ_jax.train.state import TrainState, create_state
+from champ_jax.train.step import make_step
+
+KEEP = 2  # newest checkpoints
+
+
+def train(config, workdir: str | Path, resume: str = "auto") -> dict:
+    """Runs the stage that `config` describes to its last step, and leaves weights that `load_pipeline` reads.
+
+    config: a locked ConfigDict as in configs/stage_b.py. workdir: gets checkpoints/, weights/, metrics.jsonl,
+    TensorBoard files and samples/. resume: "auto" goes on from the newest valid checkpoint, "never" refuses a workdir
+    that has one. Returns {"first", "last": validation losses, "steps", "seconds", "weights": path}.
+    Raises UserError before any compilation for what the user can mend; Stopped (exit code 75 or 143) after Ctrl-C or a
+    termination signal, once the state is saved.
+    """
+    workdir, started = Path(workdir), time.monotonic()
+    check(config)
+    records = open_records(config.data.directory, config.data.split, keep=config.data.cache)
+    assembled = assemble(config, records)
+    mesh = make_mesh(config.mesh)
+    feed = Feed(config, assembled, records, workdir)
+    evaluation = Evaluation(config, assembled, STAGES[config.stage])
+    step_fn, new_state = compile_step(config, assembled, mesh)
+    state, first = start(config, workdir, resume, new_state, feed, mesh)
+    total, every = config.optim.steps, config.log
+    with MetricLog(workdir, config.log.wandb) as log, StopRequest() as stop:
+        if first == 0:
+            evaluation.run(state, 0, log, workdir)
+        with ProgressLine(f"stage {config.stage}", first, total) as progress:
+            for done in range(first + 1, total + 1):
+                state, metrics = step_fn(state, shard_batch(feed.next(done - 1), mesh))
+                last = done == total
+                if done % every.scalars == 0 or last:
+                    metrics = jax.device_get(metrics)
+                    check_finite(metrics, done)
+                    log.scalars(done, "train", metrics)
+                    progress.update(done, float(metrics["loss"]))
+                if done % every.evaluate == 0 or last:
+                    evaluation.run(state, done, log, workdir)
+                if done % every.save == 0 or last or stop.exit_code:
+                    save(workdir, done, state, feed, config, assembled)
+                if stop.exit_code and not last:
+                    print(f"saved step {done} in {workdir}; the same command goes on from there", flush=True)
+                    raise Stopped(stop.exit_code)
+    weights = export_weights(workdir / "weights", state, assembled)
+    first_loss, last_loss = validation_ends(workdir)
+    return {
+        "first": first_loss,
+        "last": last_loss,
+        "steps": total,
+        "seconds": time.monotonic() - started,
+        "weights": str(weights),
+    }
+
+
+def check(config) -> None:
+    """Raises UserError for values that no run can use."""
+    if config.stage not in STAGES:
+        raise UserError(f"config.stage is {config.stage!r}: expected one of {', '.join(STAGES)}")
+    if config.optim.steps < 1 or config.data.frames < 1:
+        raise UserError("config.optim.steps and config.data.frames must be at least 1")
+    if "m2p" in config.loss and config.loss.m2p not in M2P_WEIGHTS:
+        raise UserError(f"config.loss.m2p is {config.loss.m2p!r}: expected one of {', '.join(M2P_WEIGHTS)}")
+    if config.data.batch_size % config.optim.accumulation:
+        raise UserError(
+            f"config.data.batch_size {config.data.batch_size} must be a multiple of "
+            f"config.optim.accumulation {config.optim.accumulation}"
+        )
+
+
+def compile_step(config, assembled: Assembled, mesh):
+    """The jitted step `(state, batch) -> (state, metrics)` of a run and a function that makes its first state.
+
+    The batch is split over the mesh, the state is on every device, and its buffers are reused.
+    """
+    stage = STAGES[config.stage]
+    m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
+    optimizer = make_optimizer(config.optim, m2p_rate / config.optim.learning_rate)
+
+    def loss(params, batch, key, step):
+        model = merge(assembled.graphdef, params)
+        return stage.loss(model, batch, key, step, config, assembled.schedule, True)
+
+    def new_state() -> TrainState:
+        return create_state(
+            assembled.params, lambda path: stage.trained(path, config), optimizer, jnp.dtype(config.compute_dtype)
+        )
+
+    step_fn = jax.jit(
+        make_step(loss, optimizer, config.optim, config.seed),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
+    return step_fn, new_state
+
+
+def start(config, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tuple[TrainState, int]:
+    """State and number of updates done: from the newest valid checkpoint, or the beginning."""
+    newest = store.latest(workdir / "checkpoints")
+    if newest is None:
+        return jax.device_put(new_state(), replicated(mesh)), 0
+    if resume == "never":
+        raise UserError(f"{workdir} already holds checkpoints (step {newest}): give another workdir, or --resume auto")
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(new_state)
+    )
+    state, meta = store.restore(workdir / "checkpoints", newest, abstract)
+    if meta["config"] != config_hash(config):
+        print(f"note: the configuration differs from the one that wrote step {newest}", flush=True)
+    if newest < config.optim.steps:
+        feed.set_state(newest, meta["data"])
+    print(f"going on from step {newest} of {workdir}", flush=True)
+    return state, newest
+
+
+def save(workdir: Path, step: int, state: TrainState, feed: Feed, config, assembled: Assembled) -> None:
+    """A checkpoint that a resumed run continues from bit for bit: state, data position, geometry."""
+    meta = {"config": config_hash(config), "data": feed.get_state(step), "model": assembled.described}
+    store.save(workdir / "checkpoints", step, state, meta, keep_last=KEEP)
+
+
+def check_finite(metrics: dict, step: int) -> None:
+    """Raises UserError when the loss is no number any more: going on would only destroy the weights."""
+    if not np.isfinite(metrics["loss"]):
+        raise UserError(
+            f"the loss is {metrics['loss']} at step {step}; lower config.optim.learning_rate or look at the data. "
+            "The newest checkpoint is from before."
+        )

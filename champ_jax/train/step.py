@@ -1,0 +1,56 @@
+"""One training step: a pure function from (state, batch) to (state, metrics)."""
+
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from champ_jax.train.optim import update_ema
+from champ_jax.train.state import TrainState, combine
+
+Batch = dict[str, Any]
+LossFn = Callable[[dict, Batch, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def _mean_over_microbatches(grad_fn, trained, frozen, batch, key, step, accumulation: int):
+    """Gradients and metrics averaged over `accumulation` equal slices of the batch, one slice in memory at a time."""
+    if accumulation == 1:
+        return grad_fn(trained, frozen, batch, key, step)
+    slices = jax.tree.map(lambda x: x.reshape((accumulation, x.shape[0] // accumulation) + x.shape[1:]), batch)
+    keys = jax.random.split(key, accumulation)
+    first = jax.eval_shape(grad_fn, trained, frozen, jax.tree.map(lambda x: x[0], slices), keys[0], step)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+
+    def add(total, slice_and_key):
+        return jax.tree.map(jnp.add, total, grad_fn(trained, frozen, *slice_and_key, step)), None
+
+    total, _ = jax.lax.scan(add, zeros, (slices, keys))
+    return jax.tree.map(lambda x: x / accumulation, total)
+
+
+def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, optim_config, seed: int):
+    """Builds `step(state, batch) -> (state, metrics)`, to be jitted by the caller with its shardings.
+
+    Randomness is a function of (seed, step) only, so a resumed run draws what the unbroken one would have drawn.
+    """
+
+    def loss(trained, frozen, batch, key, step):
+        return loss_fn(combine(trained, frozen), batch, key, step)
+
+    def grad_fn(*args):
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(*args)
+        return grads, {"loss": value, **metrics}
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, metrics = _mean_over_microbatches(
+            grad_fn, state.trained, state.frozen, batch, key, state.step, optim_config.accumulation
+        )
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        ema = update_ema(state.ema, trained, state.step, optim_config.ema)
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        return TrainState(state.step + 1, trained, state.frozen, optimizer_state, ema), metrics
+
+    return step

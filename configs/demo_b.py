@@ -1,0 +1,86 @@
+"""Stage B of the demo, from scratch: photo and maps to single frames of people at 96x96.
+
+Command:  champ-jax train --config configs/demo_b.py --workdir runs/demo_b --config.init_from=runs/demo_vae/weights
+          (demo_b:no_reference trains the same model without ever showing it the photo)
+Hardware, time, memory and expected metrics: docs/demo.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """variant "no_reference": neither the reference's features nor its image token reach the denoiser."""
+    if variant not in ("", "no_reference"):
+        raise ValueError("expected no_reference or nothing")
+    config = ConfigDict()
+    config.stage = "B"
+    config.seed = 0
+    config.init_from = ""
+    config.compute_dtype = "float32"
+    # No pretrained image encoder of this size exists, so it learns with the rest.
+    config.train_clip = True
+    config.model = ConfigDict(
+        {
+            "kinds": ("depth", "normal", "semantic_map", "dwpose"),
+            "unet": {
+                "channels": (64, 96, 128),
+                "attention_levels": (False, True, True),
+                "layers": 1,
+                "heads": 4,
+                "groups": 16,
+                "context_dim": 64,
+                "ff_mult": 2,
+            },
+            # No convolution at full size and no attention: on a CPU they would cost more than the denoiser.
+            "guidance": {"channels": (48,), "patch": 4, "attention": False},
+            "clip": {"hidden": 64, "intermediate": 128, "layers": 2, "heads": 4, "patch": 16, "image_size": 96},
+            # Predicting x0 leaves no grain after a short training; the sampler converts.
+            "schedule": {"kind": "scaled_linear", "prediction": "x0"},
+        }
+    )
+    config.mesh = ConfigDict({"replica": -1})
+    config.data = ConfigDict(
+        {
+            "directory": "runs/demo_data",
+            "split": "train",
+            "validation_split": "test",
+            "size": 96,
+            "batch_size": 8,
+            # Targets that share one reference, so that the reference network runs once for them.
+            "frames": 2,
+            "augment": False,
+            "cache": True,
+            "latent_cache": True,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "steps": 3000,
+            "learning_rate": 8e-4,
+            "warmup": 100,
+            "decay": 0.6,
+            "weight_decay": 1e-2,
+            "clip": 1.0,
+            "ema": 0.998,
+            "accumulation": 1,
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "snr_gamma": 5.0,
+            "snr_form": "champ",
+            "noise_offset": 0.05,
+            "last_step": 0.1,
+            "person": 4.0,
+            "face_region": 2.0,
+            "condition_scale": (1.0, 1.0, 0.0),
+            "reference_dropout": 1.0 if variant == "no_reference" else 0.1,
+            "clip_dropout": 0.1,
+            "guidance_dropout": 0.1,
+            "skeleton_only": 0.35,
+        }
+    )
+    config.log = ConfigDict(
+        {"scalars": 25, "evaluate": 500, "save": 250, "validation_batches": 2, "sample_steps": 0, "wandb": ""}
+    )
+    return config

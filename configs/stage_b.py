@@ -1,0 +1,80 @@
+"""Stage B at full size: guidance encoders, reference UNet and denoiser on single frames, with M2P late and slowly.
+
+Command:  champ-jax train --config configs/stage_b.py --workdir runs/b --config.init_from=WEIGHTS --config.data.directory=DATA
+WEIGHTS holds at least the VAE and CLIP; networks that it lacks start from random values, those it has go on training.
+Model: CHAMP's, 1.7 billion trained parameters. Hardware: 80 GB a device.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Everything that the run depends on."""
+    config = ConfigDict()
+    config.stage = "B"
+    config.seed = 0
+    config.init_from = ""
+    config.compute_dtype = "bfloat16"
+    config.train_clip = False
+    config.model = ConfigDict(
+        {
+            "kinds": ("depth", "normal", "semantic_map", "dwpose"),
+            "unet": {"remat": True},
+            # CHAMP trains with this schedule and samples with "linear".
+            "schedule": {"kind": "scaled_linear", "prediction": "v"},
+        }
+    )
+    config.mesh = ConfigDict({"replica": -1})
+    config.data = ConfigDict(
+        {
+            "directory": "data/records",
+            "split": "train",
+            "validation_split": "validation",
+            "size": 768,
+            "batch_size": 32,
+            "frames": 1,
+            "motion_frames": 150,
+            "augment": True,
+            "cache": False,
+            "latent_cache": False,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "steps": 10000,
+            "learning_rate": 1e-4,
+            "m2p_learning_rate": 1e-5,
+            "warmup": 500,
+            "decay": 1.0,
+            "weight_decay": 1e-2,
+            "clip": 1.0,
+            "ema": 0.999,
+            "accumulation": 1,
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "snr_gamma": 5.0,
+            "snr_form": "champ",
+            "noise_offset": 0.05,
+            "last_step": 0.0,
+            "person": 0.0,
+            # Added to 1 on the face: three times the weight of the rest.
+            "face_region": 2.0,
+            # Strength of the guidance: from, to, over this share of the run.
+            "condition_scale": (0.5, 1.0, 0.3),
+            "reference_dropout": 0.1,
+            "clip_dropout": 0.1,
+            "guidance_dropout": 0.1,
+            "skeleton_only": 0.2,
+            "m2p": "regress",
+            "m2p_weight": 0.5,
+            # From this share of the run on, up to `music_share` of the samples are driven by M2P's skeleton.
+            "music_start": 0.8,
+            "music_share": 0.5,
+        }
+    )
+    config.log = ConfigDict(
+        {"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""}
+    )
+    return config

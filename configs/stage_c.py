@@ -1,0 +1,66 @@
+"""Stage C at full size: temporal modules on clips, everything else as stage B left it.
+
+Command:  champ-jax train --config configs/stage_c.py --workdir runs/c --config.init_from=runs/b/weights --config.data.directory=DATA
+Model: 453 million trained parameters (AnimateDiff's shape). Hardware: 80 GB a device; docs/numbers.md has the FLOPs.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Everything that the run depends on; the model is that of `init_from` with temporal modules added."""
+    config = ConfigDict()
+    config.stage = "C"
+    config.seed = 0
+    config.init_from = ""
+    config.compute_dtype = "bfloat16"
+    config.model = ConfigDict({"unet": {"remat": True, "temporal": {"max_frames": 32}}})
+    config.mesh = ConfigDict({"replica": -1})
+    config.data = ConfigDict(
+        {
+            "directory": "data/records",
+            "split": "train",
+            "validation_split": "validation",
+            "size": 512,
+            "batch_size": 8,
+            # Clips grow from first_frames to frames in equal shares of the run; beyond 32 raise temporal.max_frames too.
+            "first_frames": 24,
+            "frames": 24,
+            "stride": 4,
+            "augment": True,
+            "cache": False,
+            "latent_cache": False,
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "steps": 15000,
+            "learning_rate": 5e-5,
+            "warmup": 500,
+            "decay": 1.0,
+            "weight_decay": 1e-2,
+            "clip": 1.0,
+            "ema": 0.999,
+            "accumulation": 1,
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "snr_gamma": 5.0,
+            "snr_form": "champ",
+            "noise_offset": 0.05,
+            "last_step": 0.0,
+            "person": 0.0,
+            "face_region": 2.0,
+            "condition_scale": (1.0, 1.0, 0.0),
+            "reference_dropout": 0.1,
+            "clip_dropout": 0.1,
+            "guidance_dropout": 0.1,
+            "skeleton_only": 0.2,
+            "temporal": 0.1,
+        }
+    )
+    config.log = ConfigDict(
+        {"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""}
+    )
+    return config

@@ -1,0 +1,80 @@
+"""Attention over one and two segments of keys, against softmax written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from champ_jax.nn import kernels
+from champ_jax.nn.kernels import attend, attend_with_shared
+
+B, F, N, M, K, D = 2, 3, 6, 5, 2, 4
+
+
+def plain(q, k, v):
+    logits = np.einsum("bnkd,bmkd->bknm", q, k) / np.sqrt(q.shape[-1])
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bknm,bmkd->bnkd", weights / weights.sum(-1, keepdims=True), v)
+
+
+@pytest.fixture
+def arrays():
+    draw = np.random.default_rng(0).standard_normal
+    own = [draw((B, F, N, K, D)).astype(np.float32) for _ in range(3)]
+    shared = [draw((B, M, K, D)).astype(np.float32) for _ in range(2)]
+    return own, shared
+
+
+def joined(own, shared):
+    """Both segments concatenated, the shared one repeated for each frame."""
+    q, k, v = (a.reshape(B * F, N, K, D) for a in own)
+    k, v = (np.concatenate([a, np.repeat(s, F, axis=0)], axis=1) for a, s in zip((k, v), shared))
+    return plain(q, k, v).reshape(B, F, N, K, D)
+
+
+def test_attend_is_softmax_attention(arrays):
+    q, k, v = (a[:, 0] for a in arrays[0])
+    np.testing.assert_allclose(attend(q, k[:, :4], v[:, :4]), plain(q, k[:, :4], v[:, :4]), atol=1e-6)
+
+
+def test_two_segments_are_one_softmax(arrays):
+    own, shared = arrays
+    np.testing.assert_allclose(attend_with_shared(*own, *shared), joined(own, shared), atol=1e-6)
+
+
+def test_masked_rows_see_only_themselves(arrays):
+    own, shared = arrays
+    mask = jnp.array([0.0, 1.0])
+    out = attend_with_shared(*own, *shared, mask)
+    alone = attend(*(a.reshape(B * F, N, K, D) for a in own)).reshape(B, F, N, K, D)
+    np.testing.assert_array_equal(out[0], alone[0])
+    np.testing.assert_allclose(out[1], joined(own, shared)[1], atol=1e-6)
+
+
+def test_masked_rows_send_no_gradient_to_the_reference(arrays):
+    own, shared = arrays
+    huge = shared[0].copy()
+    huge[0] *= 1e4  # logits that would overflow if they were used
+    grad = jax.grad(lambda k: jnp.sum(attend_with_shared(*own, k, shared[1], jnp.array([0.0, 1.0])) ** 2))(huge)
+    assert np.all(np.asarray(grad[0]) == 0)
+    assert np.all(np.isfinite(grad)) and np.any(np.asarray(grad[1]) != 0)
+
+
+def test_chunks_change_nothing(arrays, monkeypatch):
+    own, shared = arrays
+
+    def value_and_gradient():
+        return jax.value_and_grad(lambda q: jnp.sum(attend_with_shared(q, *own[1:], *shared) ** 2))(own[0])
+
+    at_once = value_and_gradient()
+    monkeypatch.setattr(kernels, "MAX_LOGITS", 2 * B * K * F * N)
+    assert kernels._chunk_size(N, B * K * F * N) == 2
+    for a, b in zip(at_once, value_and_gradient()):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_stays_half(arrays):
+    own, shared = (tuple(jnp.asarray(a, jnp.bfloat16) for a in group) for group in arrays)
+    out = attend_with_shared(*own, *shared)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), joined(*arrays), atol=0.05)

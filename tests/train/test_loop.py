@@ -1,0 +1,117 @@
+"""Whole runs of all stages: what they leave, that they resume bit for bit, and how they refuse."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from champ_jax.checkpoint import store
+from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.errors import UserError
+from champ_jax.train import loop
+from champ_jax.train.interrupt import RESUMABLE, Stopped
+
+
+def flat(params):
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
+class StopAfter:
+    """Stands in for a Ctrl-C that arrives during update number `steps`."""
+
+    def __init__(self, steps):
+        self.steps, self.asked = steps, 0
+
+    def __call__(self):
+        return self
+
+    __enter__ = __call__
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def exit_code(self):
+        self.asked += 1
+        return RESUMABLE if self.asked > 2 * (self.steps - 1) else 0
+
+
+@pytest.mark.parametrize("stage", ["A", "B"])
+def test_interrupted_and_resumed_equals_unbroken(stage, small, tmp_path, monkeypatch):
+    unbroken = loop.train(small(stage), tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopRequest", StopAfter(2))
+        with pytest.raises(Stopped) as stopped:
+            loop.train(small(stage), tmp_path / "broken")
+    assert stopped.value.code == RESUMABLE and store.latest(tmp_path / "broken/checkpoints") == 2
+    resumed = loop.train(small(stage), tmp_path / "broken")
+    assert (resumed["first"], resumed["last"]) == (unbroken["first"], unbroken["last"])
+    for folder in ("checkpoints/00000004",):
+        sums = [json.loads((tmp_path / run / folder / "manifest.json").read_text()) for run in ("unbroken", "broken")]
+        assert sums[0]["arrays"] == sums[1]["arrays"] and sums[0]["meta"]["data"] == sums[1]["meta"]["data"]
+
+
+def test_one_stage_after_another_reaches_a_whole_model(small, tmp_path):
+    a = loop.train(small("A"), tmp_path / "a")
+    b = loop.train(small("B"), tmp_path / "b")
+    config = small("C").unlock()
+    config.init_from = b["weights"]
+    config.model = {"unet": {"temporal": {"heads": 2, "groups": 4, "max_frames": 8, "ff_mult": 1}}}
+    config.data.update({"frames": 4, "first_frames": 2})
+    c = loop.train(config.lock(), tmp_path / "c")
+    before, _ = load_weights(b["weights"])
+    after, described = load_weights(c["weights"])
+    assert set(after) == {"denoiser", "reference", "guidance", "vae"}
+    before, after = flat(before), flat(after)
+    assert all(np.array_equal(before[path], after[path]) for path in before), "stage C changed what it must not"
+    new = {path: x for path, x in after.items() if path not in before}
+    assert all("temporal" in path for path in new) and any(np.abs(x).max() > 0 for p, x in new.items() if "proj_out" in p)
+    assert described["pipeline"]["fps"] == 12.0 and described["pipeline"]["window"] == 4
+    _, music = load_weights(a["weights"])
+    assert music["pipeline"] == {"motion_fps": 24.0, "music_spec": "custom"}
+
+
+def test_music_drives_a_share_of_stage_b(small, tmp_path):
+    a = loop.train(small("A"), tmp_path / "a")
+    b = loop.train(small("B"), tmp_path / "b")
+    params, config = load_weights(b["weights"])
+    m2p, own = load_weights(a["weights"])
+    both = save_weights(tmp_path / "both", {**params, **m2p}, {**config, "m2p": own["m2p"]})
+    run = small("B", data__motion_frames=16, steps=2).unlock()
+    run.init_from = str(both)
+    run.optim.m2p_learning_rate = 1e-3
+    run.loss.update({"m2p": "regress", "m2p_weight": 0.5, "music_start": 0.0, "music_share": 1.0})
+    result = loop.train(run.lock(), tmp_path / "joint")
+    trained, _ = load_weights(result["weights"])
+    assert not np.array_equal(trained["m2p"]["music_1"]["kernel"], m2p["m2p"]["music_1"]["kernel"])
+    lines = [json.loads(line) for line in (tmp_path / "joint/metrics.jsonl").read_text().splitlines()]
+    assert {"diffusion", "m2p_pos", "music_share"} <= set(lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "words"),
+    [
+        ("A", {"steps": 0}, "steps"),
+        ("A", {"accumulation": 3}, "accumulation"),
+        ("A", {"data__split": "absent"}, "absent"),
+        ("A", {"data__frames": 4000}, "4000"),
+        ("B", {"loss__snr_form": "wrong"}, "wrong"),
+    ],
+)
+def test_bad_values_are_refused_in_words(stage, changes, words, small, tmp_path):
+    with pytest.raises(UserError, match=words):
+        loop.train(small(stage, **changes), tmp_path / "run")
+
+
+def test_frozen_networks_must_come_from_weights(small, tmp_path):
+    config = small("B").unlock()
+    config.init_from = ""
+    with pytest.raises(UserError, match="vae.*init_from"):
+        loop.train(config.lock(), tmp_path / "run")
+
+
+def test_never_resume_refuses_a_used_folder(small, tmp_path):
+    loop.train(small("A", steps=1), tmp_path / "run")
+    with pytest.raises(UserError, match="already holds checkpoints"):
+        loop.train(small("A", steps=2), tmp_path / "run", resume="never")
