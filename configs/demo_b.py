@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = ConfigDict(
         {
             "kinds": ("depth", "normal", "semantic_map", "dwpose"),
+            "reference_pose": True,
             "unet": {
                 "channels": (64, 96, 128),
                 "attention_levels": (False, True, True),
@@ -67,10 +68,11 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "snr_gamma": 5.0,
+            # For x0 this weighs all timesteps alike.
+            "snr_gamma": 1.0,
             "snr_form": "champ",
             "noise_offset": 0.05,
-            "last_step": 0.1,
+            "last_step": 0.15,
             "person": 4.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),

@@ -46,10 +46,10 @@ def get_config() -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "snr_gamma": 5.0,
+            "snr_gamma": 1.0,
             "snr_form": "champ",
             "noise_offset": 0.05,
-            "last_step": 0.1,
+            "last_step": 0.15,
             "person": 4.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),

@@ -22,6 +22,8 @@ def get_config(stage: str = "B") -> ConfigDict:
     config.compute_dtype = "float32"
     config.train_clip = True
     config.model = ConfigDict()
+    if stage == "C":
+        config.model = ConfigDict({"unet": {"temporal": {"heads": 4, "groups": 16, "max_frames": 32, "ff_mult": 2}}})
     config.mesh = ConfigDict({"replica": -1})
     config.data = ConfigDict(
         {
@@ -54,10 +56,10 @@ def get_config(stage: str = "B") -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "snr_gamma": 5.0,
+            "snr_gamma": 1.0,
             "snr_form": "champ",
             "noise_offset": 0.05,
-            "last_step": 0.1,
+            "last_step": 0.15,
             "person": 4.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),

@@ -16,6 +16,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax animate --checkpoint assets/weights/demo --image photo.png --guidance motion --out out.mp4",
     )
     parser.add_argument("--guidance", required=True, type=Path, metavar="FOLDER", help="one sub-folder a kind, one image a frame")
+    parser.add_argument("--pose", type=Path, metavar="FILE", help="JSON file with the pose of the person in the photo, as for dance")
     parser.add_argument("--fps", type=float, help="frames a second of the result (default: the checkpoint's)")
     add_sampling(parser)
     return parser
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     pipe = load_pipeline(args.checkpoint)
     with progress("animate") as on_progress:
         video = pipe.animate(
-            args.image, args.guidance, size=size, fps=args.fps, seed=args.seed, steps=args.steps,
+            args.image, args.guidance, pose=args.pose, size=size, fps=args.fps, seed=args.seed, steps=args.steps,
             guidance_scale=args.guidance_scale, on_progress=on_progress,
         )  # fmt: skip
     return finish(video, args.out, args.json)

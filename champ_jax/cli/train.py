@@ -40,16 +40,20 @@ def run(args: argparse.Namespace) -> int:
 
         initialise()
     write_record(config, args.workdir / "config.json")
-    from champ_jax.train.loop import train
+    if config.stage == "vae":
+        from champ_jax.train.autoencoder import train
 
-    figures = train(config, args.workdir, resume=args.resume)
+        figures = train(config, args.workdir)
+        result = f"PSNR {figures['psnr']:.2f} dB, {figures['psnr_person']:.2f} dB on the person"
+    else:
+        from champ_jax.train.loop import train
+
+        figures = train(config, args.workdir, resume=args.resume)
+        result = f"validation loss {figures['first']:.4f} -> {figures['last']:.4f}"
     if args.json:
         print(json.dumps(figures))
     else:
-        print(
-            f"{figures['steps']} steps in {figures['seconds']:.0f} s, validation loss {figures['first']:.4f} -> "
-            f"{figures['last']:.4f}, weights in {figures['weights']}"
-        )
+        print(f"{figures['steps']} steps in {figures['seconds']:.0f} s, {result}, weights in {figures['weights']}")
     return 0
 
 

@@ -102,7 +102,7 @@ def make_loader(
       keypoints f32 [B,F,J,2] pixels of `size`, confidence f32 [B,F,J], reference_keypoints f32 [B,J,2],
       reference_confidence f32 [B,J], face f32 [B,F,E], face_valid f32 [B,F], reference_face f32 [B,E],
       music f32 [B,F,Dm], music_mask f32 [B], seconds f32 [B,F], identity i32 [B];
-      B and C also video u8 [B,F,H,W,3], reference u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
+      B and C also video u8 [B,F,H,W,3], reference and its skeleton reference_pose u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
       mask u8 [B,F,H,W], face_box f32 [B,F,4]; with a latent cache latents f16 [B,F,h,w,c] and reference_latents
       f16 [B,h,w,c] in place of video; with motion_frames "motion", a stage A batch of that length,
       and in it index i32 [B,F], where the targets are.

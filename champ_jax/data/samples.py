@@ -122,8 +122,11 @@ def _frames(clip: Clip, targets: np.ndarray, reference: int, view: transforms.Vi
     boxes = clip["face_box"]
     face_box = view.boxes(boxes[motion]) if len(boxes) else np.zeros((len(targets), 4), np.float32)
     guidance = {kind: _guidance(clip, kind, targets, sample, view) for kind in spec.kinds}
+    photo_pose = draw(sample["reference_keypoints"], sample["reference_confidence"], view.size)
     person = np.stack([view.mask(clip.mask(number)) for number in targets])
-    return sample | {"music": music, "music_mask": mask, "face_box": face_box, "guidance": guidance, "mask": person}
+    return sample | {
+        "music": music, "music_mask": mask, "face_box": face_box, "guidance": guidance, "mask": person, "reference_pose": photo_pose
+    }  # fmt: skip
 
 
 def _pose(clip: Clip, frames: np.ndarray, reference: int, view: transforms.View, spec: SampleSpec) -> Sample:

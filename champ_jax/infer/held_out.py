@@ -22,10 +22,12 @@ GALLERY = 8  # people among whom identity_top1 chooses
 
 @dataclass(frozen=True)
 class HeldOutClip:
-    """One test clip: the truth, and the maps {kind: u8 [F,H,W,3]} that describe its motion."""
+    """One test clip: the truth, the maps {kind: u8 [F,H,W,3]} that describe its motion, and the photo's pose
+    (keypoints [J,2] pixels, confidence [J])."""
 
     truth: TruthClip
     guidance: dict[str, np.ndarray]
+    pose: tuple[np.ndarray, np.ndarray]
     fps: float
 
 
@@ -43,7 +45,8 @@ def read_clip(clip: Clip, size: tuple[int, int], frames: int, kinds: tuple[str, 
         identity=int(clip["identity_id"]),
     )
     step = float(np.median(np.diff(clip["frame_index"]))) if clip.stored > 1 else 1.0
-    return HeldOutClip(truth, sample["guidance"], 1 / (clip.frame_seconds * step))
+    pose = (sample["reference_keypoints"], sample["reference_confidence"])
+    return HeldOutClip(truth, sample["guidance"], pose, 1 / (clip.frame_seconds * step))
 
 
 def _semantic_map(clip: Clip, number: int, size: tuple[int, int]) -> np.ndarray:
@@ -78,7 +81,9 @@ def animate_clips(
             if on_progress is not None:
                 on_progress(number * total + done, len(clips) * total)
 
-        video = pipe.animate(clip.truth.photo, guidance, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report)
+        video = pipe.animate(
+            clip.truth.photo, guidance, pose=clip.pose, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report
+        )
         outputs.append(video.frames)
     return outputs
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from champ_jax.audio.features import features
-from champ_jax.diffusion.windows import window_weights, windows
+from champ_jax.diffusion.windows import windows
 from champ_jax.errors import UserError
 from champ_jax.infer.photo import Photo
 from champ_jax.models.m2p import M2P, M2PConfig, to_pixels
@@ -49,7 +49,7 @@ def dance_keypoints(
     """Dances to any length of music.
 
     Windows follow each other: each starts in the pose that the last one has at its first frame, as M2P learned it,
-    and where they overlap they are averaged with triangular weights. The result has the bones of the photo's
+    and where they overlap one fades into the other. The result has the bones of the photo's
     person, starts in the photo's pose and stays inside the frame.
 
     Args:
@@ -79,11 +79,13 @@ def chain_windows(run, music, reference_keypoints, reference_confidence, window,
     """Runs `run(music [w,Dm], pose [J,2], confidence [J]) -> (keypoints [w,J,2], confidence [w,J])` along the music.
 
     Returns both for all F frames: weighted means over the windows, which follow each other as in `dance_keypoints`.
+    A window's weight is a half sine wave squared: unlike triangles it has no corners, which would show as jerks.
     """
     frames = windows(len(music), window, window - hop)
     points, sure, weight = np.zeros((len(music), sk.J, 2)), np.zeros((len(music), sk.J)), np.zeros(len(music))
     start, start_confidence = reference_keypoints, reference_confidence
-    for index, share in zip(frames, window_weights(frames), strict=True):
+    share = np.sin(np.pi * (np.arange(len(frames[0])) + 0.5) / len(frames[0])) ** 2
+    for index in frames:
         if index[0] > 0:
             start, start_confidence = points[index[0]] / weight[index[0]], sure[index[0]] / weight[index[0]]
         keypoints, confidence = run(music[index], start, start_confidence)

@@ -24,7 +24,7 @@ from champ_jax.infer.music import music_to_pose
 from champ_jax.infer.photo import Photo, load_photo
 from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
 from champ_jax.infer.video import Video
-from champ_jax.models.animator import Animator, AnimatorConfig, Params, merge, split
+from champ_jax.models.animator import AnimatorConfig, Params, abstract_params, graph, merge
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.reference import project_reference, reference_features
@@ -76,11 +76,10 @@ class Pipeline:
         self.config, self.settings = config, settings
         on_cpu = jax.default_backend() == "cpu"
         policy = policy or Policy(compute=jnp.float32 if on_cpu else jnp.bfloat16)
-        graphdef, expected = split(nnx.eval_shape(lambda: Animator(config, nnx.Rngs(0), policy)))
-        account(_shapes(params), _shapes(expected), source=source)
+        account(_shapes(params), _shapes(abstract_params(config, policy)), source=source)
         self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if on_cpu else x.dtype), params)
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
-        self._functions = _Functions(config, graphdef)
+        self._functions = _Functions(config, graph(config, policy))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -92,6 +91,7 @@ class Pipeline:
         image: Any,
         guidance: Mapping[str, np.ndarray] | str | os.PathLike,
         *,
+        pose: Any = None,
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         seed: int = 0,
@@ -104,18 +104,19 @@ class Pipeline:
 
         image: path, PIL image or u8 [H,W,3], fitted to `size` (height, width; the model's own by default).
         guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, or a folder (see maps.load_guidance).
+        pose: the photo's pose, as in `photo.load_photo`; only models with `reference_pose` look at it.
         fps: of the result. steps, guidance_scale: of sampling; on_progress(done, total) is called as it goes on.
         sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map.
         Raises UserError for images, maps or sizes that do not fit.
         """
         size = self._check_size(size)
         settings = self._sample_settings(steps, guidance_scale, sampling)
-        photo = load_photo(image, size)
+        photo = load_photo(image, size, pose)
         if isinstance(guidance, (str, os.PathLike)):
             guidance, _ = load_guidance(guidance, self.kinds, size)
         self._check_guidance(guidance, size)
         frames = self._render(photo, guidance, seed, settings, on_progress)
-        metadata = {"seed": seed, **dataclasses.asdict(settings)}
+        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source}
         return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)
 
     def dance(
@@ -167,7 +168,8 @@ class Pipeline:
     def _render(self, photo: Photo, guidance, seed: int, settings: SampleSettings, on_progress) -> np.ndarray:
         """Frames u8 [F,H,W,3] of guidance maps {kind: u8 [F,H,W,3]}."""
         functions, params = self._functions, self.params
-        reference, context = functions.encode_photo(params, photo.image[None])
+        skeleton = draw_clip(photo.keypoints[None], photo.confidence[None], photo.image.shape[:2])
+        reference, context = functions.encode_photo(params, photo.image[None], skeleton)
         if not self.settings.reference:
             reference, context = None, jax.tree.map(jnp.zeros_like, context)
         maps = np.stack([guidance[kind] for kind in guidance], 1)
@@ -218,8 +220,8 @@ class _Functions:
     """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
 
     def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef):
-        def encode_photo(params, image):
-            """u8 [1,H,W,3] -> (projected reference [1,...], context [1,1,Dc] or None)."""
+        def encode_photo(params, image, skeleton):
+            """u8 [1,H,W,3] each -> (projected reference [1,...], context [1,1,Dc] or None)."""
             model = merge(graphdef, params)
             latents = vae_latents(model.vae, image.astype(jnp.float32) / 127.5 - 1)
             context = None
@@ -227,7 +229,11 @@ class _Functions:
                 context = jnp.zeros((1, 1, config.unet.context_dim))
             if model.clip is not None:
                 context = model.clip(clip_resize(image, config.clip.image_size))[:, None]
-            return project_reference(model.denoiser, reference_features(model.reference, latents, context)), context
+            pose = None
+            if config.reference_pose:
+                pose = model.guidance["dwpose"](skeleton.astype(jnp.float32)[None] / 255)[0]
+            features = reference_features(model.reference, latents, context, pose)
+            return project_reference(model.denoiser, features), context
 
         def encode_guidance(params, kinds, maps):
             """u8 [F,G,H,W,3] with the maps of `kinds` along G -> [F,h,w,D0]."""

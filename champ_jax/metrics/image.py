@@ -41,7 +41,7 @@ def masked_ssim(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def mean_finite(values: Sequence[float] | np.ndarray) -> float:
-    """Mean of the finite values: identical frames (inf dB) and empty masks (nan) do not count. nan if none is left."""
+    """Mean of the finite ones of values [N]: identical frames (inf dB) and empty masks (nan) do not count. nan if none is left."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")

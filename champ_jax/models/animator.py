@@ -49,6 +49,8 @@ class AnimatorConfig:
       clip: the image encoder whose embedding is the context token; None for a model without.
       m2p: the network from music to pose; None for a model without.
       schedule: the noise schedule the denoiser is trained for.
+      reference_pose: whether the reference network also reads the skeleton of the photo's person, through the dwpose
+        encoder. It tells attention which limb of the photo is which (UniAnimate, arXiv 2406.01188, does so); CHAMP does not.
     """
 
     unet: UNetConfig = UNetConfig(temporal=TemporalConfig())
@@ -58,11 +60,14 @@ class AnimatorConfig:
     clip: CLIPConfig | None = None
     m2p: M2PConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
+    reference_pose: bool = False
 
     def __post_init__(self):
         unknown = [kind for kind in self.kinds if kind not in GUIDANCE_KINDS]
         if unknown or not self.kinds:
             raise UserError(f"kinds: expected some of {GUIDANCE_KINDS}, got {tuple(self.kinds)}.")
+        if self.reference_pose and "dwpose" not in self.kinds:
+            raise UserError(f"reference_pose needs the dwpose encoder, but kinds are {tuple(self.kinds)}.")
         if self.guidance.out_channels != self.unet.channels[0]:
             raise UserError(
                 f"guidance.out_channels is {self.guidance.out_channels}, but guidance is added to the denoiser's first "
@@ -150,8 +155,8 @@ def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
 
 
 def init_params(config: AnimatorConfig, seed: int, policy: Policy = Policy()) -> Params:
-    """Fresh parameters of a whole model, drawn in one compiled function."""
-    return jax.jit(lambda: split(Animator(config, ParamKeys(seed), policy))[1])()
+    """Fresh parameters of a whole model, the same for the same seed on every host."""
+    return split(Animator(config, ParamKeys(seed), policy))[1]
 
 
 def abstract_params(config: AnimatorConfig, policy: Policy = Policy()) -> Params:

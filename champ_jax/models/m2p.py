@@ -289,7 +289,7 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """x with a share `rate` of its numbers zeroed and the rest scaled up; x itself without a key."""
+    """x [...] with a share `rate` of its numbers zeroed and the rest scaled up; x itself without a key."""
     if key is None or rate == 0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
@@ -306,7 +306,7 @@ def to_pixels(outputs: Mapping[str, jax.Array], reference: Mapping[str, Any] | n
 
 
 def measure_statistics(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Means and deviations of training batches for `with_statistics`, keys as in `Statistics`.
+    """Means and deviations of training batches for `with_statistics`: music [Dm], pose [2 J], keys as in `Statistics`.
 
     A joint that hardly moves gets a quarter of its part's median deviation, so that it does not explode when divided by.
     """
@@ -326,7 +326,7 @@ def measure_statistics(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.nda
 
 
 def with_statistics(params: dict[str, Any], statistics: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """M2P's parameters (a nested dict) with the measured statistics in place of the neutral ones."""
+    """M2P's parameters (a nested dict) with measured statistics, of the same shapes, in place of the neutral ones."""
     own = {name: jnp.asarray(statistics[name], value.dtype) for name, value in params["statistics"].items()}
     return {**params, "statistics": own}
 

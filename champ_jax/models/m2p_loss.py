@@ -101,7 +101,7 @@ def rate_loss(predicted: jax.Array, target: jax.Array, weight: jax.Array, fps: j
 
 
 def bone_loss(predicted: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
-    """Error of the 24 bones' lengths, and a push against bones longer than the clip ever shows.
+    """Error of the 24 bones' lengths, and a push against bones longer than the clip ever shows: [B,F,J,2], weight [B,F,J].
 
     The push is one-sided, because a bone that points at the camera is rightly short.
     """
@@ -116,7 +116,10 @@ def bone_loss(predicted: jax.Array, target: jax.Array, weight: jax.Array) -> jax
 def foot_loss(
     predicted: jax.Array, contact: jax.Array, target: jax.Array, weight: jax.Array, fps: jax.Array
 ) -> jax.Array:
-    """Feet that the network itself calls standing must not move (EDGE); plus the cross-entropy of that call."""
+    """Feet that the network itself calls standing must not move (EDGE); plus the cross-entropy of that call.
+
+    Keypoints [B,F,J,2], contact [B,F,4] logits, weight [B,F,J], fps [B].
+    """
     feet = list(sk.CONTACT_JOINTS)
     seen = _all_seen(weight[..., feet], 1)
     speed = _length(jnp.diff(target[..., feet, :], axis=1)) * fps[:, None, None]
@@ -127,7 +130,12 @@ def foot_loss(
 
 
 def beat_loss(predicted: jax.Array, target: jax.Array, weight: jax.Array, fps: jax.Array) -> jax.Array:
-    """Distance of the logarithms of the smoothed energy curves: stops and accents at the same time, at the same strength."""
+    """Distance of the logarithms of the smoothed energy curves: stops and accents at the same time, at the same strength.
+
+    Keypoints [B,F,J,2], weight [B,F,J], fps [B]. A single frame has no energy.
+    """
+    if predicted.shape[1] < 2:
+        return jnp.zeros(())
     joints = slice(0, sk.FEET.stop)
     seen = _all_seen(weight[..., joints], 1)
 

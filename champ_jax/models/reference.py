@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from champ_jax.models.unet import ProjectedReference, ReferenceFeatures, UNet
 
 
-def reference_features(unet: UNet, latents: jax.Array, context: jax.Array | None) -> ReferenceFeatures:
+def reference_features(
+    unet: UNet, latents: jax.Array, context: jax.Array | None, guidance: jax.Array | None = None
+) -> ReferenceFeatures:
     """Runs the reference network at timestep 0.
 
     Under `jax.jit` everything after the last block's first norm is dead code and is dropped by the compiler.
@@ -21,11 +23,13 @@ def reference_features(unet: UNet, latents: jax.Array, context: jax.Array | None
       unet: the reference network.
       latents: the photo's latents [B,h,w,C].
       context: tokens [B,L,Dc], as for the denoiser.
+      guidance: encoded skeleton of the photo's person [B,h,w,D0], for models with `reference_pose`.
 
     Returns:
       Block name to tokens [B,N,D] after that block's norm1.
     """
-    _, features = unet.run(latents[:, None], jnp.zeros((), jnp.int32), context)
+    guidance = None if guidance is None else guidance[:, None]
+    _, features = unet.run(latents[:, None], jnp.zeros((), jnp.int32), context, guidance)
     return features
 
 

@@ -6,16 +6,36 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from champ_jax.nn.policy import Policy
 
 
+def kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Normal with variance 1/fan_in, for kernels [...,in,out].
+
+    With the key at hand it draws on the host: compiling a generator for every shape of a large model takes minutes.
+    Under a transformation of JAX, where only the shape may be known, it draws in JAX, other numbers.
+    """
+    scale = math.prod(shape[:-1]) ** -0.5
+    if isinstance(key, jax.core.Tracer):
+        return scale * jax.random.normal(key, shape, dtype)
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return jnp.asarray(scale * generator.standard_normal(shape, np.float32), dtype)
+
+
 def linear(width_in: int, width_out: int, rngs: nnx.Rngs, policy: Policy, bias: bool = True, zero: bool = False):
     """Returns a linear layer [..., width_in] -> [..., width_out]; `zero` starts it at nothing."""
-    kernel_init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
     return nnx.Linear(
-        width_in, width_out, use_bias=bias, kernel_init=kernel_init, dtype=policy.compute, param_dtype=policy.param, rngs=rngs
+        width_in,
+        width_out,
+        use_bias=bias,
+        kernel_init=nnx.initializers.zeros if zero else kernel_init,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        rngs=rngs,
     )
 
 
@@ -24,14 +44,13 @@ def conv(width_in: int, width_out: int, rngs: nnx.Rngs, policy: Policy, stride: 
 
     The padding is spelled out because "SAME" pads a strided convolution at the end only, unlike PyTorch.
     """
-    kernel_init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
     return nnx.Conv(
         width_in,
         width_out,
         kernel_size=(3, 3),
         strides=stride,
         padding=((1, 1), (1, 1)),
-        kernel_init=kernel_init,
+        kernel_init=nnx.initializers.zeros if zero else kernel_init,
         dtype=policy.compute,
         param_dtype=policy.param,
         rngs=rngs,

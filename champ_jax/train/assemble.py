@@ -90,7 +90,8 @@ def assemble(config, records: Records) -> Assembled:
     )
     params = {path: np.asarray(value, np.float32) for path, value in given.items()}
     if fresh:
-        created = flatten_dict(jax.jit(create)(), sep="/")
+        # Not jitted: compiling hundreds of random draws takes longer than making them one by one.
+        created = flatten_dict(create(), sep="/")
         params |= {path: np.asarray(created[path]) for path in fresh}
     return Assembled(
         geometry,

@@ -97,7 +97,11 @@ def make_conditions(
 
     reference = None
     if config.reference_dropout < 1.0:
-        reference = reference_features(model.reference, reference_latents, context)
+        pose = None
+        if model.config.reference_pose:
+            skeleton = batch["reference_pose"].astype(jnp.float32)[:, None] / 255.0
+            pose = model.guidance["dwpose"](skeleton)[:, 0]
+        reference = reference_features(model.reference, reference_latents, context, pose)
     return Conditions(context, guidance, reference, keep_reference)
 
 

@@ -81,7 +81,11 @@ class Evaluation:
         self._pipeline.params = params
         guidance = {kind: np.asarray(batch["guidance"][kind][0]) for kind in config.kinds}
         video = self._pipeline.animate(
-            np.asarray(batch["reference"][0]), guidance, steps=self.config.log.sample_steps, guidance_scale=1.0
+            np.asarray(batch["reference"][0]),
+            guidance,
+            pose=(batch["reference_keypoints"][0], batch["reference_confidence"][0]),
+            steps=self.config.log.sample_steps,
+            guidance_scale=1.0,
         )
         photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
         columns = [photo, guidance[config.kinds[-1]], batch["video"][0], video.frames]

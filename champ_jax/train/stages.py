@@ -6,7 +6,7 @@ asks for it, because no pretrained tower of that size exists.
 """
 
 import dataclasses
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

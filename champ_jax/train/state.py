@@ -1,6 +1,7 @@
 """The whole state of a training run, and how parameters split into trained and frozen ones."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,7 @@
 """One training step: a pure function from (state, batch) to (state, metrics)."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -8,7 +8,8 @@ from flax import nnx
 
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
-from champ_jax.models.vae import VAE, VAEConfig, fold_patches, unfold_patches, vae_images, vae_latents
+from champ_jax.models.vae import VAE, VAEConfig, vae_images, vae_latents
+from champ_jax.nn.layers import fold_patches, unfold_patches
 
 TINY = VAEConfig(channels=(8, 16), layers=1, groups=4, latent_channels=3, scaling=0.5)
 

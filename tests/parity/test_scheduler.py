@@ -46,12 +46,15 @@ def test_chain(networks, load, compare, kind):
     visited = timesteps(schedule, count)
     x = channels_last(recorded[f"{kind}.step.x_init"])
     step = jax.jit(ddim_step)
+    chain, clean = [], []
     for i, (t, t_prev) in enumerate(zip(visited, previous_timesteps(schedule, visited, diffusers=True), strict=True)):
         v = channels_last(recorded[f"{kind}.step.{i:02d}.v"])
-        clean = channels_last(recorded[f"{kind}.step.{i:02d}.pred_original"])
-        compare(f"scheduler/{kind}/chain {i:02d} x0", to_x0(schedule, x, v, t), clean)
+        clean.append(to_x0(schedule, x, v, t))
         x = step(schedule, x, v, t, t_prev)
-        compare(f"scheduler/{kind}/chain {i:02d}", x, channels_last(recorded[f"{kind}.step.{i:02d}.prev_sample"]))
+        chain.append(x)
+    for name, ours, key in (("chain", chain, "prev_sample"), ("x0 of the chain", clean, "pred_original")):
+        theirs = [channels_last(recorded[f"{kind}.step.{i:02d}.{key}"]) for i in range(count)]
+        compare(f"scheduler/{kind}/{name} of {count} steps", ours, theirs)
 
 
 @pytest.mark.parametrize("kind", KINDS)

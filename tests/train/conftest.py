@@ -1,8 +1,5 @@
 """A run of each stage, shrunk to what compiles in seconds, on clips drawn for the tests."""
 
-import dataclasses
-
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -24,11 +21,21 @@ VAE = {"channels": (8,), "layers": 1, "groups": 4, "latent_channels": 4, "patch"
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Six clips with frames, music and faces; splits train and test."""
-    directory = tmp_path_factory.mktemp("records")
-    for split, count in (("train", 4), ("test", 2)):
+    return write_clips(tmp_path_factory.mktemp("records"), train=4, test=2)
+
+
+def write_clips(directory, **counts):
+    """Records with so many clips in each split."""
+    for split, count in counts.items():
         clips = (example(f"{split}{i}", frames=20, stored=8, identity=i, seed=i) for i in range(count))
         write_records(directory, split, clips)
     return directory
+
+
+@pytest.fixture
+def eight_clips(tmp_path):
+    """(records with as many clips as a test has devices, the geometry of a tiny M2P)."""
+    return write_clips(tmp_path / "records", train=8, test=8), M2P
 
 
 @pytest.fixture(scope="session")
