@@ -4,8 +4,6 @@ import os
 
 # Before anything imports jax: a GPU would answer in lower precision, and the workers would fight for its memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The suite compiles hundreds of small programs and runs each a few times: fast compilation beats fast programs.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 
 def pytest_addoption(parser):

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
         initialise()
     write_record(config, args.workdir / "config.json")
-    if config.stage == "vae":
+    if config.get("stage") == "vae":
         from champ_jax.train.autoencoder import train
 
         figures = train(config, args.workdir)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 
 from champ_jax.config import did_you_mean

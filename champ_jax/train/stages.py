@@ -100,7 +100,7 @@ def loss_b(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     driven_by_music = 1.0 - cond.keep(key_coin, drawn.shape[0], share)[:, None, None, None, None]
     skeleton = jnp.where(driven_by_music > 0, cond.music_map(batch, outputs), drawn)
     diffusion, *_ = denoising_loss(model, batch, key_denoise, step, config, schedule, skeleton)
-    late = (step >= start * config.optim.steps).astype(jnp.float32)
+    late = jnp.where(step >= start * config.optim.steps, 1.0, 0.0)
     return diffusion + late * config.loss.m2p_weight * pose_loss, {"diffusion": diffusion, "music_share": share, **metrics}
 
 

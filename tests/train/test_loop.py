@@ -11,6 +11,7 @@ from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.errors import UserError
 from champ_jax.train import loop
 from champ_jax.train.interrupt import RESUMABLE, Stopped
+from tests.train.conftest import VAE
 
 
 def flat(params):
@@ -107,6 +108,7 @@ def test_bad_values_are_refused_in_words(stage, changes, words, small, tmp_path)
 def test_frozen_networks_must_come_from_weights(small, tmp_path):
     config = small("B").unlock()
     config.init_from = ""
+    config.model.vae = dict(VAE)
     with pytest.raises(UserError, match="vae.*init_from"):
         loop.train(config.lock(), tmp_path / "run")
 
