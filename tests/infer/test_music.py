@@ -8,6 +8,7 @@ from flax import nnx
 from champ_jax.errors import UserError
 from champ_jax.infer.music import chain_windows, dance_keypoints
 from champ_jax.models.m2p import M2P
+from champ_jax.pose import normalise as norm
 from champ_jax.pose import skeleton as sk
 from tests.models.m2p_batch import TINY
 from tests.pose.person import person
@@ -15,11 +16,20 @@ from tests.pose.person import person
 FRAMES = 150
 
 
+def anatomy():
+    """The test person's pose as M2P stores mean poses: part-relative torso units, [2 J]."""
+    keypoints, confidence = (np.asarray(x)[None] for x in person())
+    torso = norm.to_torso(keypoints[:, None], norm.anchor(keypoints, confidence))
+    return norm.split(torso, confidence[:, None])[0].reshape(-1)
+
+
 @pytest.fixture(scope="module")
 def dancing():
     """(music, keypoints, confidence) of a random network."""
     params = nnx.to_pure_dict(nnx.state(M2P(TINY, nnx.Rngs(0))))
-    params["head"] = jax.tree.map(lambda x: 3 * x, params["head"])
+    params["head"] = jax.tree.map(lambda x: 0.3 * x, params["head"])
+    params["head"]["confidence"]["bias"] += 5.0  # all joints are sure, so all bones are held to the photo's
+    params["statistics"]["pose_mean"] = anatomy()  # a random network moves around it, so its bones are a body's
     time = np.arange(FRAMES)[:, None] / 24
     music = np.sin(2 * np.pi * time * np.linspace(0.3, 1.5, 12)).astype(np.float32)
     run = lambda music: dance_keypoints(TINY, params, music, *person(), np.zeros(8, np.float32), (96, 96), 24.0, 48, 24)  # noqa: E731
