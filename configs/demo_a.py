@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
             "size": 96,
             "batch_size": 8,
             "frames": 96,
-            "augment": False,
+            "augment": "none",
             "cache": True,
         }
     )
@@ -56,7 +56,5 @@ def get_config() -> ConfigDict:
         }
     )
     config.loss = ConfigDict({"m2p": "regress"})
-    config.log = ConfigDict(
-        {"scalars": 25, "evaluate": 500, "save": 500, "validation_batches": 2, "sample_steps": 0, "wandb": ""}
-    )
+    config.log = ConfigDict({"scalars": 25, "evaluate": 500, "save": 500, "validation_batches": 2, "sample_steps": 0, "wandb": ""})
     return config

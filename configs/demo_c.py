@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
             "first_frames": 8,
             "frames": 12,
             "stride": 1,
-            "augment": False,
+            "augment": "none",
             "cache": True,
             "latent_cache": True,
         }
@@ -60,7 +60,5 @@ def get_config() -> ConfigDict:
             "temporal": 0.1,
         }
     )
-    config.log = ConfigDict(
-        {"scalars": 25, "evaluate": 200, "save": 200, "validation_batches": 4, "sample_steps": 0, "wandb": ""}
-    )
+    config.log = ConfigDict({"scalars": 25, "evaluate": 200, "save": 200, "validation_batches": 4, "sample_steps": 0, "wandb": ""})
     return config

@@ -36,7 +36,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "first_frames": 12,
             "stride": 1,
             "motion_frames": 36,
-            "augment": stage != "A",
+            "augment": "none" if stage == "A" else "strong",
             "cache": True,
             "latent_cache": False,
         }
@@ -74,7 +74,5 @@ def get_config(stage: str = "B") -> ConfigDict:
             "music_share": 0.5,
         }
     )
-    config.log = ConfigDict(
-        {"scalars": 10, "evaluate": 1000, "save": 1000, "validation_batches": 2, "sample_steps": 0, "wandb": ""}
-    )
+    config.log = ConfigDict({"scalars": 10, "evaluate": 1000, "save": 1000, "validation_batches": 2, "sample_steps": 0, "wandb": ""})
     return config

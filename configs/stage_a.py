@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
             "size": 512,
             "batch_size": 64,
             "frames": 150,
-            "augment": True,
+            "augment": "mild",
             "cache": False,
         }
     )
@@ -42,7 +42,5 @@ def get_config() -> ConfigDict:
     )
     # "prototype" weighs the terms as the PyTorch prototype did.
     config.loss = ConfigDict({"m2p": "regress"})
-    config.log = ConfigDict(
-        {"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 0, "wandb": ""}
-    )
+    config.log = ConfigDict({"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 0, "wandb": ""})
     return config

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
             "batch_size": 32,
             "frames": 1,
             "motion_frames": 150,
-            "augment": True,
+            "augment": "mild",
             "cache": False,
             "latent_cache": False,
         }
@@ -74,7 +74,5 @@ def get_config() -> ConfigDict:
             "music_share": 0.5,
         }
     )
-    config.log = ConfigDict(
-        {"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""}
-    )
+    config.log = ConfigDict({"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""})
     return config

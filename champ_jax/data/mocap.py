@@ -5,6 +5,7 @@ rotations; y up, x forward) and CMU `.bvh` (y up, z forward). A source gives glo
 directions; a bone's global rotation is the segment's, after the smallest rotation that lays the bone's rest direction on the
 segment's. Rotations here are deltas from the body's rest pose in world axes, so no bone has a frame of its own.
 """
+
 import functools
 import json
 from dataclasses import dataclass, replace
@@ -29,14 +30,35 @@ MOTIONS = {
     "reach": ("01_03.bvh", 0.3, 8.9, 0.4),
 }
 DEEPMIMIC = (  # (segment, parent, size of its rotation) in the order of a frame
-    ("root", None, 4), ("chest", "root", 4), ("neck", "chest", 4),
-    ("hip_r", "root", 4), ("knee_r", "hip_r", 1), ("ankle_r", "knee_r", 4), ("shoulder_r", "chest", 4), ("elbow_r", "shoulder_r", 1),
-    ("hip_l", "root", 4), ("knee_l", "hip_l", 1), ("ankle_l", "knee_l", 4), ("shoulder_l", "chest", 4), ("elbow_l", "shoulder_l", 1))
+    ("root", None, 4),
+    ("chest", "root", 4),
+    ("neck", "chest", 4),
+    ("hip_r", "root", 4),
+    ("knee_r", "hip_r", 1),
+    ("ankle_r", "knee_r", 4),
+    ("shoulder_r", "chest", 4),
+    ("elbow_r", "shoulder_r", 1),
+    ("hip_l", "root", 4),
+    ("knee_l", "hip_l", 1),
+    ("ankle_l", "knee_l", 4),
+    ("shoulder_l", "chest", 4),
+    ("elbow_l", "shoulder_l", 1),
+)
 DEEPMIMIC_LEG = 0.83  # metres from hip to ankle
 DOWN = np.array([0.0, -1.0, 0.0])
 BVH_BONES = {"Hips": "pelvis", "LowerBack": "spine_01", "Spine": "spine_02", "Spine1": "spine_03", "Neck": "neck_01", "Head": "head"}
-BVH_BONES |= {f"{side}{joint}": f"{bone}_{side[0].lower()}" for side in ("Left", "Right") for joint, bone in (
-    ("Shoulder", "clavicle"), ("Arm", "upperarm"), ("ForeArm", "lowerarm"), ("UpLeg", "thigh"), ("Leg", "calf"), ("Foot", "foot"))}
+BVH_BONES |= {
+    f"{side}{joint}": f"{bone}_{side[0].lower()}"
+    for side in ("Left", "Right")
+    for joint, bone in (
+        ("Shoulder", "clavicle"),
+        ("Arm", "upperarm"),
+        ("ForeArm", "lowerarm"),
+        ("UpLeg", "thigh"),
+        ("Leg", "calf"),
+        ("Foot", "foot"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class Motion:
     rotations f32 [F,K,4]: quaternions wxyz, bone relative to its parent; root f32 [F,3]: pelvis position in leg lengths (hip to
     ankle), floor near y = -1; looping: the frame after the last is the first.
     """
+
     name: str
     fps: float
     rotations: np.ndarray
@@ -74,7 +97,7 @@ class Motion:
 
     def slice(self, first: int, count: int) -> "Motion":
         """`count` frames from `first`, no longer looping."""
-        return replace(self, rotations=self.rotations[first:first + count], root=self.root[first:first + count], looping=False)
+        return replace(self, rotations=self.rotations[first : first + count], root=self.root[first : first + count], looping=False)
 
     def global_rotations(self) -> np.ndarray:
         """Each bone's rotation away from the rest pose, f32 [F,K,3,3]."""
@@ -135,7 +158,7 @@ def read_deepmimic(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     turn = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]], np.float64)  # x forward, z right -> z forward, x left
     segments, column = {}, 4
     for name, parent, size in DEEPMIMIC:
-        value = frames[:, column:column + size]
+        value = frames[:, column : column + size]
         column += size
         if size == 1:  # a hinge about the lateral axis
             value = np.concatenate([np.cos(value / 2), 0 * value, 0 * value, np.sin(value / 2)], 1)
@@ -144,12 +167,24 @@ def read_deepmimic(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     segments = {name: turn @ value @ turn.T for name, value in segments.items()}
     half = to_matrix(slerp(to_quaternion(segments["root"]), to_quaternion(segments["chest"]), 0.5))
     nod = to_matrix(slerp(to_quaternion(segments["chest"]), to_quaternion(segments["neck"]), 0.5))
-    given = {"pelvis": (segments["root"], None), "spine_01": (half, None), "spine_02": (segments["chest"], None),
-             "neck_01": (nod, None), "head": (segments["neck"], None)}
+    given = {
+        "pelvis": (segments["root"], None),
+        "spine_01": (half, None),
+        "spine_02": (segments["chest"], None),
+        "neck_01": (nod, None),
+        "head": (segments["neck"], None),
+    }
     for side in "lr":
-        given |= {f"{bone}_{side}": (segments[f"{segment}_{side}"], rest) for bone, segment, rest in (
-            ("thigh", "hip", DOWN), ("calf", "knee", DOWN), ("foot", "ankle", None),
-            ("upperarm", "shoulder", DOWN), ("lowerarm", "elbow", DOWN))}
+        given |= {
+            f"{bone}_{side}": (segments[f"{segment}_{side}"], rest)
+            for bone, segment, rest in (
+                ("thigh", "hip", DOWN),
+                ("calf", "knee", DOWN),
+                ("foot", "ankle", None),
+                ("upperarm", "shoulder", DOWN),
+                ("lowerarm", "elbow", DOWN),
+            )
+        }
     return _retarget(given), (frames[:, 1:4] @ turn.T) / DEEPMIMIC_LEG, 1 / float(np.median(frames[:-1, 0]))
 
 
@@ -206,15 +241,24 @@ def slerp(a: np.ndarray, b: np.ndarray, share) -> np.ndarray:
 def to_matrix(q: np.ndarray) -> np.ndarray:
     """Rotation matrices [...,3,3] of unit quaternions wxyz [...,4]."""
     w, x, y, z = np.moveaxis(q, -1, 0)
-    rows = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    rows = [
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - w * z),
+        2 * (x * z + w * y),
+        2 * (x * y + w * z),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - w * x),
+        2 * (x * z - w * y),
+        2 * (y * z + w * x),
+        1 - 2 * (x * x + y * y),
+    ]
     return np.stack(rows, -1).reshape(q.shape[:-1] + (3, 3))
 
 
 def to_quaternion(m: np.ndarray) -> np.ndarray:
     """Unit quaternions wxyz [...,4] of rotation matrices [...,3,3], consecutive frames (axis 0) on the same side."""
     from scipy.spatial.transform import Rotation
+
     q = Rotation.from_matrix(m.reshape(-1, 3, 3)).as_quat()[:, [3, 0, 1, 2]].reshape(m.shape[:-2] + (4,))
     flips = np.where((q[1:] * q[:-1]).sum(-1) < 0, -1.0, 1.0)
     q[1:] *= np.cumprod(flips, 0)[..., None]

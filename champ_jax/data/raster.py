@@ -3,6 +3,7 @@
 numba, one thread, no GPU and no display. Camera space: x right, y down, z forward, metres; a pixel's centre is at +0.5.
 Coordinates are perspective-correct. A vertex has a `keep` number: where its interpolation is negative, the surface is cut away.
 """
+
 import numba
 import numpy as np
 
@@ -81,8 +82,7 @@ def interpolate(triangle, weights, faces, values, out):
             if t >= 0:
                 wa, wb = weights[y, x, 0], weights[y, x, 1]
                 for k in range(values.shape[1]):
-                    out[y, x, k] = (wa * values[faces[t, 0], k] + wb * values[faces[t, 1], k]
-                                    + (1 - wa - wb) * values[faces[t, 2], k])
+                    out[y, x, k] = wa * values[faces[t, 0], k] + wb * values[faces[t, 1], k] + (1 - wa - wb) * values[faces[t, 2], k]
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -92,25 +92,25 @@ def pattern(kind, x, y, z, along, scale):
     Kinds: identity.PATTERNS, clothes.STRANDS.
     """
     run = y if along < 0.02 else -0.3 * along  # along the limb, so that sleeves and legs are striped across
-    if kind == 1:    # stripes
+    if kind == 1:  # stripes
         return 1.0 if np.floor(2 * run / scale) % 2 == 0 else 0.0
-    if kind == 2:    # columns
+    if kind == 2:  # columns
         return 1.0 if np.floor(2 * (x + 0.5 * z) / scale) % 2 == 0 else 0.0
-    if kind == 3:    # checks
+    if kind == 3:  # checks
         return 1.0 if (np.floor(2 * run / scale) + np.floor(2 * (x + 0.5 * z) / scale)) % 2 == 0 else 0.0
-    if kind == 4:    # dots, every other row shifted
+    if kind == 4:  # dots, every other row shifted
         row = np.floor(run / scale)
         column = (x + 0.5 * z) / scale + 0.5 * (row % 2)
         a, b = run / scale - row - 0.5, column - np.floor(column) - 0.5
         return 1.0 if a * a + b * b < 0.1 else 0.0
-    if kind == 5:    # halves
+    if kind == 5:  # halves
         return 1.0 if x > 0 else 0.0
-    if kind == 6:    # a logo on the chest
+    if kind == 6:  # a logo on the chest
         a, b = x / 0.085, (y - 0.52) / 0.075
         return 1.0 if z > 0.03 and a * a + b * b < 1 else 0.0
-    if kind == 7:    # coloured sleeves and a band over the chest
+    if kind == 7:  # coloured sleeves and a band over the chest
         return 1.0 if along > 0.12 or 0.43 < y < 0.53 else 0.0
-    if kind == 8:    # strands of hair, from the crown down
+    if kind == 8:  # strands of hair, from the crown down
         return 0.5 + 0.5 * np.sin(90 * np.arctan2(x, z - 0.045) + 9 * np.sin(60 * y))
     return 0.0
 
@@ -172,7 +172,7 @@ def shade(triangle, weights, faces, layer, attributes, normals, points, styles, 
             elif layer[t] == EYES:
                 r2 = (abs(a[0]) - 0.0311) ** 2 + (a[1] - 0.9006) ** 2
                 for q in range(3):
-                    colour[q] = 0.03 if r2 < 0.0026 ** 2 else (style[q] if r2 < 0.0065 ** 2 else style[3 + q])
+                    colour[q] = 0.03 if r2 < 0.0026**2 else (style[q] if r2 < 0.0065**2 else style[3 + q])
             else:
                 share = pattern(int(style[6]), a[0], a[1], a[2], a[3], style[7])
                 if layer[t] == SHOES and a[1] < -0.80:  # soles

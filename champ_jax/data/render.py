@@ -1,6 +1,7 @@
 """Draws dancers: an identity (clothes.py) moved by a motion (mocap.py) before a camera, under a light (scene.py), and every ground
 truth of it: depth, normals, body parts, mask, optical flow, 134 keypoints, face box. No GPU and no display: see raster.py.
 """
+
 from dataclasses import dataclass
 
 import cv2
@@ -15,9 +16,25 @@ from champ_jax.data.raster import interpolate, rasterise, shade
 from champ_jax.data.scene import Background, Camera, Light, View, fit, render_background
 
 # One colour a body part, background black; left and right differ. Order: clothes.PARTS.
-PART_COLOURS = np.array([(70, 80, 230), (250, 220, 60), (230, 60, 60), (60, 200, 90), (250, 140, 60), (60, 220, 200), (250, 190, 170),
-                         (180, 250, 150), (200, 50, 170), (40, 130, 250), (250, 110, 210), (110, 190, 255), (150, 40, 110),
-                         (20, 80, 160)], np.uint8)
+PART_COLOURS = np.array(
+    [
+        (70, 80, 230),
+        (250, 220, 60),
+        (230, 60, 60),
+        (60, 200, 90),
+        (250, 140, 60),
+        (60, 220, 200),
+        (250, 190, 170),
+        (180, 250, 150),
+        (200, 50, 170),
+        (40, 130, 250),
+        (250, 110, 210),
+        (110, 190, 255),
+        (150, 40, 110),
+        (20, 80, 160),
+    ],
+    np.uint8,
+)
 assert len(PART_COLOURS) == len(PARTS)
 SUPERSAMPLING = 2
 DEPTH_MARGIN = 0.05  # metres added before the nearest and behind the farthest point of a clip, for the depth map's range
@@ -29,6 +46,7 @@ class Performance:
 
     rotations f32 [F,K,3,3], heads f32 [F,K,3]: the pose in the world, feet on the floor y = 0; keypoints f32 [F,134,3] world.
     """
+
     figure: Figure
     rotations: np.ndarray
     heads: np.ndarray
@@ -39,8 +57,15 @@ class Performance:
     def vertices(self, frame: int) -> np.ndarray:
         """The posed mesh of a frame in camera space, f32 [N,3]."""
         out = np.empty_like(self.figure.rest)
-        skin(self.figure.rest, self.figure.shape.heads, self.figure.weight_bones, self.figure.weights,
-             self.rotations[frame], self.heads[frame], out)
+        skin(
+            self.figure.rest,
+            self.figure.shape.heads,
+            self.figure.weight_bones,
+            self.figure.weights,
+            self.rotations[frame],
+            self.heads[frame],
+            out,
+        )
         return self.view.transform(out)
 
 
@@ -90,9 +115,16 @@ def render_clip(identity: Identity, motion: Motion, camera: Camera, light: Light
     inside = out["mask"] > 0
     out["depth"] = np.where(inside, np.rint(1 + 254 * (far - out["metric_depth"]) / (far - near)).clip(1, 255), 0).astype(np.uint8)
     confidence = _confidence(show, projected, kps, depths, size)
-    out |= {"depth_range": np.tile(np.array([[near, far]], np.float32), (len(frame_index), 1)), "kps": kps, "kps_conf": confidence,
-            "face_box": _face_box(kps, confidence, size), "bbox": np.concatenate([kps[:, :24].min(1), kps[:, :24].max(1)], 1),
-            "contacts": _contacts(show, motion.fps), "frame_index": frame_index, "camera": show.view.numbers()}
+    out |= {
+        "depth_range": np.tile(np.array([[near, far]], np.float32), (len(frame_index), 1)),
+        "kps": kps,
+        "kps_conf": confidence,
+        "face_box": _face_box(kps, confidence, size),
+        "bbox": np.concatenate([kps[:, :24].min(1), kps[:, :24].max(1)], 1),
+        "contacts": _contacts(show, motion.fps),
+        "frame_index": frame_index,
+        "camera": show.view.numbers(),
+    }
     return out
 
 
@@ -128,8 +160,9 @@ def _render_frame(show: Performance, points: np.ndarray, following: np.ndarray, 
     normals = np.empty_like(points)
     vertex_normals(points, figure.faces, normals)
     s = SUPERSAMPLING
-    triangle, weights, _ = rasterise(points, *show.view.intrinsics((height * s, width * s)), figure.faces, figure.keep,
-                                     figure.two_sided, height * s, width * s)
+    triangle, weights, _ = rasterise(
+        points, *show.view.intrinsics((height * s, width * s)), figure.faces, figure.keep, figure.two_sided, height * s, width * s
+    )
     colours = np.repeat(np.repeat(scene, s, 0), s, 1)
     shade(triangle, weights, figure.faces, figure.layer, figure.attributes, normals, points, figure.styles, light, colours)
     rgb = cv2.resize(colours, (width, height), interpolation=cv2.INTER_AREA)
@@ -146,8 +179,14 @@ def _render_frame(show: Performance, points: np.ndarray, following: np.ndarray, 
     encoded = np.where(inside[..., None], np.rint((normal * (1, -1, -1) + 1) * 127.5), 0)
     centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
     moved = show.view.project(np.where(inside[..., None], geometry[..., 3:], 1.0), show.size)
-    return {"frames": np.rint(rgb * 255).astype(np.uint8), "metric_depth": depth, "normal": encoded.astype(np.uint8),
-            "semantic_map": parts, "mask": inside.astype(np.uint8), "flow": np.where(inside[..., None], moved - centres, 0)}
+    return {
+        "frames": np.rint(rgb * 255).astype(np.uint8),
+        "metric_depth": depth,
+        "normal": encoded.astype(np.uint8),
+        "semantic_map": parts,
+        "mask": inside.astype(np.uint8),
+        "flow": np.where(inside[..., None], moved - centres, 0),
+    }
 
 
 def _depth_range(depth: np.ndarray) -> tuple[float, float]:

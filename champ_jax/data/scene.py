@@ -1,4 +1,5 @@
 """Where a dancer is filmed: a static camera fitted to the whole motion, lights, and a background that stays the same in a clip."""
+
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +15,7 @@ class Camera:
     azimuth in degrees, 0 in front of the person, positive towards the person's left; height of the lens and its distance in body
     heights; fill: standing height in frame heights (less if the motion needs the room); shift: where in the free room, -1..1.
     """
+
     azimuth: float = 0.0
     height: float = 0.6
     distance: float = 2.6
@@ -24,6 +26,7 @@ class Camera:
 @dataclass(frozen=True)
 class View:
     """A fitted pinhole camera: camera = rotation @ (world - eye), u = focal x / z + centre; focal and centre in frame heights."""
+
     rotation: np.ndarray
     eye: np.ndarray
     focal: float
@@ -51,6 +54,7 @@ class View:
 @dataclass(frozen=True)
 class Light:
     """A key light from `direction` (camera space, towards the light) over ambient light. Colours are RGB, about 0..1."""
+
     direction: tuple = (-0.4, -0.6, -0.7)
     key: tuple = (0.62, 0.62, 0.60)
     ambient: tuple = (0.50, 0.50, 0.53)
@@ -67,14 +71,20 @@ class Light:
 @dataclass(frozen=True)
 class Background:
     """A kind of background and the seed of its colours and patterns."""
+
     kind: str = "room"
     seed: int = 0
 
 
 def sample_camera(rng: np.random.Generator, azimuth: tuple[float, float] = (-180.0, 180.0)) -> Camera:
     """A camera somewhere in the azimuth range (degrees)."""
-    return Camera(float(rng.uniform(*azimuth)), float(rng.uniform(0.4, 0.75)), float(rng.uniform(2.2, 3.4)),
-                  float(rng.uniform(0.82, 0.87)), tuple(rng.uniform(-0.35, 0.35, 2).tolist()))
+    return Camera(
+        float(rng.uniform(*azimuth)),
+        float(rng.uniform(0.4, 0.75)),
+        float(rng.uniform(2.2, 3.4)),
+        float(rng.uniform(0.82, 0.87)),
+        tuple(rng.uniform(-0.35, 0.35, 2).tolist()),
+    )
 
 
 def sample_light(rng: np.random.Generator) -> Light:
@@ -82,8 +92,14 @@ def sample_light(rng: np.random.Generator) -> Light:
     side, up = rng.uniform(-1.0, 1.0), rng.uniform(0.2, 1.0)
     tint = 1 + rng.uniform(-0.07, 0.07, 3)
     key, ambient = rng.uniform(0.5, 0.75), rng.uniform(0.42, 0.6)
-    return Light((side, -up, -0.8), tuple((key * tint).tolist()), tuple((ambient * (2 - tint)).tolist()),
-                 float(rng.uniform(0.2, 1)), float(rng.uniform(0.4, 0.7)), float(rng.uniform(0, 0.2)))
+    return Light(
+        (side, -up, -0.8),
+        tuple((key * tint).tolist()),
+        tuple((ambient * (2 - tint)).tolist()),
+        float(rng.uniform(0.2, 1)),
+        float(rng.uniform(0.4, 0.7)),
+        float(rng.uniform(0, 0.2)),
+    )
 
 
 def sample_background(rng: np.random.Generator) -> Background:
@@ -152,7 +168,7 @@ def _box(kind: str, view: View, size: tuple[int, int], rng: np.random.Generator,
     image = np.where(on_floor[..., None], np.where(tiled[..., None], tile, floor), np.where(marked[..., None], pattern_colour, wall))
     if kind == "stage":
         spot = np.clip(1.2 - np.hypot(across, deep) / 1.3, 0, 1)[..., None] * on_floor[..., None]
-        glow = np.exp(-(np.hypot(across - rng.uniform(-1, 1), up - rng.uniform(0.8, 2)) / 0.9) ** 2)[..., None] * ~on_floor[..., None]
+        glow = np.exp(-((np.hypot(across - rng.uniform(-1, 1), up - rng.uniform(0.8, 2)) / 0.9) ** 2))[..., None] * ~on_floor[..., None]
         image = image + 0.5 * spot + 0.45 * glow * np.clip(wall * 4, 0, 1)
     else:
         image = image * (1 - 0.12 * np.clip(np.hypot(across, deep) / 3, 0, 1))[..., None]

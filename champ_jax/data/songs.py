@@ -22,7 +22,13 @@ STEPS = 16  # sixteenth notes a bar
 BEATS_PER_BAR = 4
 BARS_PER_PHRASE = 4
 CHORDS = {
-    "M": (0, 4, 7), "m": (0, 3, 7), "M7": (0, 4, 7, 11), "m7": (0, 3, 7, 10), "7": (0, 4, 7, 10), "m9": (0, 3, 10, 14), "9": (0, 4, 10, 14),
+    "M": (0, 4, 7),
+    "m": (0, 3, 7),
+    "M7": (0, 4, 7, 11),
+    "m7": (0, 3, 7, 10),
+    "7": (0, 4, 7, 10),
+    "m9": (0, 3, 10, 14),
+    "9": (0, 4, 10, 14),
 }
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10), "dorian": (0, 2, 3, 5, 7, 9, 10)}
 BASS_STEP = {"0": 0, "5": 7, "8": 12, "7": 10}  # characters of a bass pattern -> semitones over the chord's root
@@ -56,36 +62,85 @@ class Style:
 
 STYLES = {
     "house": Style(
-        (121, 127), "minor",
+        (121, 127),
+        "minor",
         (((0, "m7"), (8, "M7"), (3, "M7"), (10, "7")), ((0, "m7"), (5, "m7"), (8, "M7"), (7, "m7"))),
-        kick="x...x...x...x...", snare="................", clap="....x.......x...", hat="o.oxo.oxo.oxo.ox", open_hat="..x...x...x...x.",
-        bass="..0...0...0.0.8.", bass_cutoff=700, comp="x..x..x...x..x..", chords="stab", melody="x..x..x...x.....", pump=0.6,
+        kick="x...x...x...x...",
+        snare="................",
+        clap="....x.......x...",
+        hat="o.oxo.oxo.oxo.ox",
+        open_hat="..x...x...x...x.",
+        bass="..0...0...0.0.8.",
+        bass_cutoff=700,
+        comp="x..x..x...x..x..",
+        chords="stab",
+        melody="x..x..x...x.....",
+        pump=0.6,
     ),
     "funk": Style(
-        (100, 108), "dorian",
+        (100, 108),
+        "dorian",
         (((0, "m7"), (5, "9"), (0, "m9"), (7, "m7")), ((0, "9"), (10, "9"), (5, "9"), (7, "7"))),
-        kick="x.x.....x.......", snare="....x..o.o..x..o", clap="................", hat="x.oxx.oxx.oxx.ox", open_hat="..............x.",
-        bass="0..0..8.0..05.7.", bass_cutoff=1100, comp="x.....x...x.....", chords="scratch", melody="x.x..x..x.x.....",
-        swing=0.54, square_lead=True,
+        kick="x.x.....x.......",
+        snare="....x..o.o..x..o",
+        clap="................",
+        hat="x.oxx.oxx.oxx.ox",
+        open_hat="..............x.",
+        bass="0..0..8.0..05.7.",
+        bass_cutoff=1100,
+        comp="x.....x...x.....",
+        chords="scratch",
+        melody="x.x..x..x.x.....",
+        swing=0.54,
+        square_lead=True,
     ),
     "pop": Style(
-        (92, 99), "major",
+        (92, 99),
+        "major",
         (((0, "M"), (7, "M"), (9, "m"), (5, "M")), ((9, "m"), (5, "M"), (0, "M"), (7, "M"))),
-        kick="x.......x.x.....", snare="....x.......x...", clap="....o.......o...", hat="x.o.x.o.x.o.x.o.", open_hat="................",
-        bass="0.0.0.0.0.0.0.5.", bass_cutoff=900, comp="x...............", chords="pad", melody="x...x.x.x...x...",
+        kick="x.......x.x.....",
+        snare="....x.......x...",
+        clap="....o.......o...",
+        hat="x.o.x.o.x.o.x.o.",
+        open_hat="................",
+        bass="0.0.0.0.0.0.0.5.",
+        bass_cutoff=900,
+        comp="x...............",
+        chords="pad",
+        melody="x...x.x.x...x...",
     ),
     "hiphop": Style(
-        (85, 92), "minor",
+        (85, 92),
+        "minor",
         (((0, "m9"), (5, "m7"), (8, "M7"), (7, "7")), ((0, "m7"), (3, "M7"), (5, "m9"), (10, "7"))),
-        kick="x..x......x.....", snare="....x.......x...", clap="....o.......o...", hat="x.x.x.xox.x.x.xo", open_hat="..............x.",
-        bass="0..0......0..5..", bass_cutoff=350, comp="x.....x.........", chords="piano", melody="..x...x.x.......",
-        swing=0.58, square_lead=True,
+        kick="x..x......x.....",
+        snare="....x.......x...",
+        clap="....o.......o...",
+        hat="x.x.x.xox.x.x.xo",
+        open_hat="..............x.",
+        bass="0..0......0..5..",
+        bass_cutoff=350,
+        comp="x.....x.........",
+        chords="piano",
+        melody="..x...x.x.......",
+        swing=0.58,
+        square_lead=True,
     ),
     "disco": Style(
-        (113, 119), "minor",
+        (113, 119),
+        "minor",
         (((0, "m7"), (10, "M"), (8, "M7"), (7, "7")), ((0, "m7"), (5, "m7"), (10, "7"), (3, "M7"))),
-        kick="x...x...x...x...", snare="....x.......x...", clap="....o.......o...", hat="x.o.x.o.x.o.x.o.", open_hat="..x...x...x...x.",
-        bass="0.8.0.8.0.8.0.8.", bass_cutoff=1000, comp="x.....x...x.....", chords="strings", melody="x.....x.x.x.....", pump=0.25,
+        kick="x...x...x...x...",
+        snare="....x.......x...",
+        clap="....o.......o...",
+        hat="x.o.x.o.x.o.x.o.",
+        open_hat="..x...x...x...x.",
+        bass="0.8.0.8.0.8.0.8.",
+        bass_cutoff=1000,
+        comp="x.....x...x.....",
+        chords="strings",
+        melody="x.....x.x.x.....",
+        pump=0.25,
     ),
 }
 STYLE_IDS = {name: i for i, name in enumerate(STYLES)}
@@ -140,8 +195,14 @@ def compose(style: str, seed: int, tempo: float | None = None, bars: int = 8) ->
     score = Score(rules, rng, drawn_tempo if tempo is None else float(tempo), bars)
     beats = LEAD_IN + np.arange(bars * BEATS_PER_BAR) * 60 / score.tempo
     return Song(
-        audio=score.render(), rate=RATE, beats_s=beats.astype(np.float32), downbeats_s=beats[::BEATS_PER_BAR].astype(np.float32),
-        tempo_bpm=score.tempo, style_id=STYLE_IDS[style], style=style, name=f"{style}_{seed}",
+        audio=score.render(),
+        rate=RATE,
+        beats_s=beats.astype(np.float32),
+        downbeats_s=beats[::BEATS_PER_BAR].astype(np.float32),
+        tempo_bpm=score.tempo,
+        style_id=STYLE_IDS[style],
+        style=style,
+        name=f"{style}_{seed}",
     )
 
 
@@ -180,8 +241,10 @@ class Score:
         """Drum track f32 [S] and the kick's times in seconds."""
         track, kicks, style, rng = np.zeros(self.size, np.float32), [], self.style, self.rng
         kit = (
-            (style.snare, synth.snare(rng), 0.55), (style.clap, synth.clap(rng), 0.5),
-            (style.hat, synth.hat(rng, 0.035), 0.16), (style.open_hat, synth.hat(rng, 0.14), 0.17),
+            (style.snare, synth.snare(rng), 0.55),
+            (style.clap, synth.clap(rng), 0.5),
+            (style.hat, synth.hat(rng, 0.035), 0.16),
+            (style.open_hat, synth.hat(rng, 0.14), 0.17),
         )
         kick, cymbal, fill = synth.kick(), synth.crash(rng), self._fill_sounds()
         for bar in range(self.bars):
@@ -292,8 +355,12 @@ def save_song(song: Song, folder: str | Path) -> Path:
         for start in range(0, len(song.audio), song.rate):  # libsndfile overflows its stack on one long Vorbis write
             file.write(song.audio[start : start + song.rate])
     facts = {
-        "name": song.name, "style": song.style, "tempo_bpm": song.tempo_bpm, "held_out": song.name == HELD_OUT_SONG,
-        "beats_s": [round(float(b), 6) for b in song.beats_s], "downbeats_s": [round(float(b), 6) for b in song.downbeats_s],
+        "name": song.name,
+        "style": song.style,
+        "tempo_bpm": song.tempo_bpm,
+        "held_out": song.name == HELD_OUT_SONG,
+        "beats_s": [round(float(b), 6) for b in song.beats_s],
+        "downbeats_s": [round(float(b), 6) for b in song.downbeats_s],
     }
     path.with_suffix(".json").write_text(json.dumps(facts) + "\n")
     return path

@@ -34,6 +34,10 @@ class Augment:
     permute: float = 0.0
 
 
+AUGMENTATIONS = {"none": None, "mild": Augment(), "strong": Augment(permute=0.5)}
+"""What a configuration can name."""
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """A rectangle of a source frame, scaled to `size`, perhaps mirrored. The same View serves all maps of a sample.

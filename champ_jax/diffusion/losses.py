@@ -73,9 +73,7 @@ def diffusion_loss(
     return per_sample.mean()
 
 
-def temporal_loss(
-    schedule: Schedule, predicted: jax.Array, x0: jax.Array, t: jax.Array, weights: jax.Array | None = None
-) -> jax.Array:
+def temporal_loss(schedule: Schedule, predicted: jax.Array, x0: jax.Array, t: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Squared error between the frame differences of predicted clean data and those of the truth, scalar float32.
 
     Comparing with the true differences, instead of asking for small ones, does not reward a frozen video. Samples

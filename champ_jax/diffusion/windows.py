@@ -44,9 +44,7 @@ def window_weights(frames: list[list[int]], blend: str = "triangular") -> np.nda
     return (raw / total[index]).astype(np.float32)
 
 
-def champ_windows(
-    n: int, size: int, overlap: int, stride: int = 1, step: int = 0, closed_loop: bool = True
-) -> list[list[int]]:
+def champ_windows(n: int, size: int, overlap: int, stride: int = 1, step: int = 0, closed_loop: bool = True) -> list[list[int]]:
     """CHAMP's `uniform` context scheduler, to reproduce its videos. Same arguments and errors as `windows`, and
     stride: also use windows of every 2nd, 4th, ... frame, below 2**stride; step: shifts windows from step to step
     (CHAMP always passes 0).

@@ -81,16 +81,12 @@ def animate_clips(
             if on_progress is not None:
                 on_progress(number * total + done, len(clips) * total)
 
-        video = pipe.animate(
-            clip.truth.photo, guidance, pose=clip.pose, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report
-        )
+        video = pipe.animate(clip.truth.photo, guidance, pose=clip.pose, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report)
         outputs.append(video.frames)
     return outputs
 
 
-def score_outputs(
-    outputs: Mapping[str, list[np.ndarray]], clips: list[HeldOutClip], judge: IdentityJudge
-) -> dict[str, dict[str, float]]:
+def score_outputs(outputs: Mapping[str, list[np.ndarray]], clips: list[HeldOutClip], judge: IdentityJudge) -> dict[str, dict[str, float]]:
     """Mean scores of each named list of outputs (one [F,H,W,3] a clip), and of "copy_reference", the photo standing still."""
     copies = [copy_of(clip.truth.photo, len(clip.truth.frames)) for clip in clips]
     return {

@@ -84,9 +84,7 @@ def _draw(path: Path, size: tuple[int, int]) -> np.ndarray:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: cannot read it ({error}); expected arrays keypoints, confidence and size") from error
     if keypoints.ndim != 3 or keypoints.shape[1:] != (J, 2) or confidence.shape != keypoints.shape[:2] or not len(keypoints):
-        raise UserError(
-            f"{path}: keypoints {keypoints.shape} and confidence {confidence.shape}; expected [F,{J},2] and [F,{J}], F >= 1"
-        )
+        raise UserError(f"{path}: keypoints {keypoints.shape} and confidence {confidence.shape}; expected [F,{J},2] and [F,{J}], F >= 1")
     scale = max(size[0] / frame[0], size[1] / frame[1])
     offset = (np.array(size[::-1]) - scale * frame[::-1]) / 2
     return draw_clip(keypoints * scale + offset, confidence, size)

@@ -110,9 +110,7 @@ def load_photo(
     return Photo(fitted, keypoints, np.asarray(confidence, np.float32), face, source)
 
 
-def read_pose(
-    path: str | os.PathLike, photo_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def read_pose(path: str | os.PathLike, photo_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(keypoints f32 [J,2], confidence f32 [J], face f32 [E] or None) of a pose file, in pixels of a photo of
     `photo_size` (width, height). See `load_photo` for the format; UserError when the file does not have it."""
     try:
@@ -122,8 +120,7 @@ def read_pose(
         face = values.get("face")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f'{path}: cannot read the pose ({error!r}); expected JSON {{"keypoints": [[x, y, confidence] * {J}], '
-            f'"size": [width, height]}}'
+            f'{path}: cannot read the pose ({error!r}); expected JSON {{"keypoints": [[x, y, confidence] * {J}], "size": [width, height]}}'
         ) from error
     if points.shape != (J, 3) or not np.isfinite(points).all():
         raise UserError(f"{path}: keypoints are {list(points.shape)}; expected {J} finite [x, y, confidence] triples")

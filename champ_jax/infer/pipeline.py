@@ -42,7 +42,6 @@ class PipelineSettings:
 
     size: (height, width) the model was trained at. fps: frames a second of its videos. motion_fps: rate of M2P's poses.
     music_spec: the music features M2P reads. window, overlap, steps, guidance_scale: defaults of sampling.
-    reference: False for a model that was trained without ever seeing the photo.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -53,7 +52,6 @@ class PipelineSettings:
     overlap: int = 4
     steps: int = 20
     guidance_scale: float = 3.5
-    reference: bool = True
 
 
 class Pipeline:
@@ -170,8 +168,6 @@ class Pipeline:
         functions, params = self._functions, self.params
         skeleton = draw_clip(photo.keypoints[None], photo.confidence[None], photo.image.shape[:2])
         reference, context = functions.encode_photo(params, photo.image[None], skeleton)
-        if not self.settings.reference:
-            reference, context = None, jax.tree.map(jnp.zeros_like, context)
         maps = np.stack([guidance[kind] for kind in guidance], 1)
         kinds = tuple(guidance)
         frames = min(settings.window, len(maps))
@@ -193,7 +189,7 @@ class Pipeline:
         values["steps"] = own.steps if steps is None else steps
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
         # Without a reference both halves of the guidance would be the same.
-        values["guidance_scale"] = scale if own.reference else 1.0
+        values["guidance_scale"] = scale if self.config.reference else 1.0
         return SampleSettings(**values)
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
@@ -221,7 +217,7 @@ class _Functions:
 
     def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef):
         def encode_photo(params, image, skeleton):
-            """u8 [1,H,W,3] each -> (projected reference [1,...], context [1,1,Dc] or None)."""
+            """u8 [1,H,W,3] each -> (projected reference [1,...] or None, context [1,1,Dc] or None)."""
             model = merge(graphdef, params)
             latents = vae_latents(model.vae, image.astype(jnp.float32) / 127.5 - 1)
             context = None
@@ -229,6 +225,8 @@ class _Functions:
                 context = jnp.zeros((1, 1, config.unet.context_dim))
             if model.clip is not None:
                 context = model.clip(clip_resize(image, config.clip.image_size))[:, None]
+            if model.reference is None:
+                return None, context
             pose = None
             if config.reference_pose:
                 pose = model.guidance["dwpose"](skeleton.astype(jnp.float32)[None] / 255)[0]
@@ -283,14 +281,9 @@ def _from_run(path: Path) -> tuple[Params, dict[str, Any]]:
     """Averaged parameters and model configuration of the newest valid checkpoint of a run."""
     step = store.latest(path / "checkpoints")
     if step is None:
-        raise UserError(
-            f"{path} holds neither weights (config.json and a folder for each component) nor checkpoints of a training run"
-        )
+        raise UserError(f"{path} holds neither weights (config.json and a folder for each component) nor checkpoints of a training run")
     manifest = read_manifest(path / "checkpoints" / f"{step:08d}")
-    abstract = {
-        key: jax.ShapeDtypeStruct(tuple(array["shape"]), jnp.dtype(array["dtype"]))
-        for key, array in manifest["arrays"].items()
-    }
+    abstract = {key: jax.ShapeDtypeStruct(tuple(array["shape"]), jnp.dtype(array["dtype"])) for key, array in manifest["arrays"].items()}
     arrays, meta = store.restore(path / "checkpoints", step, abstract)
     if "model" not in meta:
         raise UserError(f"{path}: the checkpoint of step {step} does not say which model it is of; give a folder of weights")

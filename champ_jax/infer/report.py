@@ -103,15 +103,13 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], size
         colour = _COLOURS[number % len(_COLOURS)]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
         marks.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        marks.append(
-            f'<text x="{width - right}" y="{14 + 13 * number}" text-anchor="end" style="fill:{colour}">'
-            f"{html.escape(name)}</text>"
-        )
+        marks.append(f'<text x="{width - right}" y="{14 + 13 * number}" text-anchor="end" style="fill:{colour}">{html.escape(name)}</text>')
     return f'<svg width="{width}" height="{height}" role="img">{"".join(marks)}</svg>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """An HTML table; numbers with three decimals."""
+
     def cell(value: Any) -> str:
         return f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
 
@@ -163,8 +161,7 @@ def _videos(directory: Path) -> list[str]:
         if (directory / name).is_file():
             source = _data_url(directory / name, "video/mp4")
             parts.append(
-                f"<figure><video controls loop width=384 src='{source}'></video>"
-                f"<figcaption>{name}: {caption}</figcaption></figure>"
+                f"<figure><video controls loop width=384 src='{source}'></video><figcaption>{name}: {caption}</figcaption></figure>"
             )
     return ["<h2>Videos</h2><div class=row>", *parts, "</div>"] if parts else []
 

@@ -69,11 +69,14 @@ class SampleSettings:
 
 
 def initial_noise(seed: int, frames: int, shape: tuple[int, int, int], correlation: float = 0.0) -> np.ndarray:
-    """Unit normal noise f32 [1,F,h,w,C] for `shape` (h,w,C); a frame's noise does not depend on the clip's length."""
-    shared_key, own_key = jax.random.split(jax.random.key(seed))
-    own = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(own_key, i), shape))(jnp.arange(frames))
-    shared = jax.random.normal(shared_key, shape)
-    return np.asarray(correlation**0.5 * shared + (1 - correlation) ** 0.5 * own)[None]
+    """Unit normal noise f32 [1,F,h,w,C] for `shape` (h,w,C); a frame's noise does not depend on the clip's length.
+
+    Drawn on the host, so that a seed means the same on every device. Raises UserError for a negative seed.
+    """
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give 0 or more")
+    shared, *own = (np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in range(frames + 1))
+    return (np.float32(correlation**0.5) * shared + np.float32((1 - correlation) ** 0.5) * np.stack(own))[None]
 
 
 @partial(jax.jit, static_argnames=("denoise", "guided"))

@@ -123,9 +123,7 @@ def _encode_audio(container, sound, path, samples: int) -> None:
     wave = read_stereo(path, samples)
     block = 1024
     for start in range(0, samples, block):
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(wave[:, start : start + block]), format="fltp", layout="stereo"
-        )
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[:, start : start + block]), format="fltp", layout="stereo")
         frame.sample_rate, frame.pts, frame.time_base = AUDIO_RATE, start, Fraction(1, AUDIO_RATE)
         container.mux(sound.encode(frame))
     container.mux(sound.encode(None))

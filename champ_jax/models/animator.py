@@ -48,6 +48,8 @@ class AnimatorConfig:
       clip: the image encoder whose embedding is the context token; None for a model without.
       m2p: the network from music to pose; None for a model without.
       schedule: the noise schedule the denoiser is trained for.
+      reference: whether there is a reference network; a model without one never sees the photo, which shows what the
+        photo is worth.
       reference_pose: whether the reference network also reads the skeleton of the photo's person, through the dwpose
         encoder. It tells attention which limb of the photo is which (UniAnimate, arXiv 2406.01188, does so); CHAMP does not.
     """
@@ -59,12 +61,15 @@ class AnimatorConfig:
     clip: CLIPConfig | None = None
     m2p: M2PConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
+    reference: bool = True
     reference_pose: bool = False
 
     def __post_init__(self):
         unknown = [kind for kind in self.kinds if kind not in GUIDANCE_KINDS]
         if unknown or not self.kinds:
             raise UserError(f"kinds: expected some of {GUIDANCE_KINDS}, got {tuple(self.kinds)}.")
+        if not self.reference and (self.clip or self.reference_pose):
+            raise UserError("a model without reference never sees the photo: leave out clip and reference_pose too.")
         if self.reference_pose and "dwpose" not in self.kinds:
             raise UserError(f"reference_pose needs the dwpose encoder, but kinds are {tuple(self.kinds)}.")
         if self.guidance.out_channels != self.unet.channels[0]:
@@ -123,7 +128,7 @@ def _build(cls, values: Mapping[str, Any], where: str):
 
 
 class Animator(nnx.Module):
-    """All networks of one model; `clip` and `m2p` are None where the configuration has none.
+    """All networks of one model; `reference`, `clip` and `m2p` are None where the configuration has none.
 
     Attributes:
       denoiser, reference: UNets of the same geometry.
@@ -135,7 +140,8 @@ class Animator(nnx.Module):
         """Args: config what to build; rngs the source of initial parameters; policy its precision."""
         self.config = config
         self.denoiser = UNet(config.unet, rngs, policy)
-        self.reference = UNet(dataclasses.replace(config.unet, head=False, temporal=None), rngs, policy)
+        same = dataclasses.replace(config.unet, head=False, temporal=None)
+        self.reference = UNet(same, rngs, policy) if config.reference else None
         self.guidance = nnx.Dict({kind: GuidanceEncoder(config.guidance, rngs, policy) for kind in config.kinds})
         self.vae = VAE(config.vae, rngs, policy)
         self.clip = CLIP(config.clip, rngs, policy) if config.clip else None

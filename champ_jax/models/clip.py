@@ -74,9 +74,7 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,N,D] -> [B,N,D]."""
         normed = self.norm1(x)
-        queries, keys, values = (
-            part(normed).reshape(*x.shape[:-1], self.heads, -1) for part in (self.to_q, self.to_k, self.to_v)
-        )
+        queries, keys, values = (part(normed).reshape(*x.shape[:-1], self.heads, -1) for part in (self.to_q, self.to_k, self.to_v))
         x = x + self.to_out(attend(queries, keys, values).reshape(x.shape))
         return x + self.ff_out(ACTIVATIONS[self.activation](self.ff_in(self.norm2(x))))
 

@@ -42,10 +42,7 @@ class GuidanceConfig:
 
     def __post_init__(self):
         if self.attention and (self.channels[-1] % self.heads or self.channels[-1] % self.groups):
-            raise UserError(
-                f"guidance: the last of channels {self.channels} must divide into {self.heads} heads and "
-                f"{self.groups} groups."
-            )
+            raise UserError(f"guidance: the last of channels {self.channels} must divide into {self.heads} heads and {self.groups} groups.")
 
     @property
     def downsampling(self) -> int:
@@ -66,9 +63,7 @@ class GuidanceEncoder(nnx.Module):
             setattr(self, f"block_{2 * i}", conv(width, width, rngs, policy))
             setattr(self, f"block_{2 * i + 1}", conv(width, after, rngs, policy, stride=2))
         self.attention = (
-            SpatialTransformer(channels[-1], config.heads, config.groups, None, config.ff_mult, rngs, policy)
-            if config.attention
-            else None
+            SpatialTransformer(channels[-1], config.heads, config.groups, None, config.ff_mult, rngs, policy) if config.attention else None
         )
         self.conv_out = conv(channels[-1], config.out_channels, rngs, policy, zero=True)
 

@@ -113,9 +113,7 @@ def bone_loss(predicted: jax.Array, target: jax.Array, weight: jax.Array) -> jax
     return _mean(jnp.abs(length - true_length) + 0.1 * excess, shown)
 
 
-def foot_loss(
-    predicted: jax.Array, contact: jax.Array, target: jax.Array, weight: jax.Array, fps: jax.Array
-) -> jax.Array:
+def foot_loss(predicted: jax.Array, contact: jax.Array, target: jax.Array, weight: jax.Array, fps: jax.Array) -> jax.Array:
     """Feet that the network itself calls standing must not move (EDGE); plus the cross-entropy of that call.
 
     Keypoints [B,F,J,2], contact [B,F,4] logits, weight [B,F,J], fps [B].

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from champ_jax.models.unet import ProjectedReference, ReferenceFeatures, UNet
 
 
-def reference_features(
-    unet: UNet, latents: jax.Array, context: jax.Array | None, guidance: jax.Array | None = None
-) -> ReferenceFeatures:
+def reference_features(unet: UNet, latents: jax.Array, context: jax.Array | None, guidance: jax.Array | None = None) -> ReferenceFeatures:
     """Runs the reference network at timestep 0.
 
     Under `jax.jit` everything after the last block's first norm is dead code and is dropped by the compiler.

@@ -63,16 +63,13 @@ class UNetConfig:
 
     def __post_init__(self):
         if len(self.channels) != len(self.attention_levels):
-            raise UserError(
-                f"unet: channels {self.channels} and attention_levels {self.attention_levels} must name equally many levels."
-            )
+            raise UserError(f"unet: channels {self.channels} and attention_levels {self.attention_levels} must name equally many levels.")
         for width in self.channels:
             if width % self.heads or width % self.groups:
                 raise UserError(f"unet: width {width} must divide into {self.heads} heads and {self.groups} groups.")
             if self.temporal and (width % self.temporal.heads or width % self.temporal.groups):
                 raise UserError(
-                    f"unet: width {width} must divide into temporal.heads {self.temporal.heads} and "
-                    f"temporal.groups {self.temporal.groups}."
+                    f"unet: width {width} must divide into temporal.heads {self.temporal.heads} and temporal.groups {self.temporal.groups}."
                 )
 
 
@@ -99,9 +96,7 @@ class Level(nnx.Module):
         for i, width_in in enumerate(widths_in):
             self._add_resnet(i, width_in, width, config, rngs, policy)
             if attention:
-                transformer = SpatialTransformer(
-                    width, config.heads, config.groups, config.context_dim, config.ff_mult, rngs, policy
-                )
+                transformer = SpatialTransformer(width, config.heads, config.groups, config.context_dim, config.ff_mult, rngs, policy)
                 setattr(self, f"attention_{i}", transformer)
             if config.temporal:
                 setattr(self, f"temporal_{i}", TemporalModule(width, config.temporal, rngs, policy))
@@ -117,9 +112,7 @@ class Level(nnx.Module):
         if hasattr(self, f"attention_{i}"):
             name = f"{self.name}/attention_{i}"
             reference = cond.reference.get(name)
-            x, features[name] = self._run(
-                f"attention_{i}", x, cond.context, reference, cond.reference_mask, batch=cond.batch
-            )
+            x, features[name] = self._run(f"attention_{i}", x, cond.context, reference, cond.reference_mask, batch=cond.batch)
         if hasattr(self, f"temporal_{i}"):
             x = self._run(f"temporal_{i}", x, batch=cond.batch)
         return x, features

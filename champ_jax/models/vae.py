@@ -25,7 +25,8 @@ class VAEConfig:
     """Geometry of the autoencoder; the defaults are Stable Diffusion's.
 
     Attributes:
-      channels: width of each resolution, the finest first; every step but the last halves the size.
+      channels: width of each resolution, the finest first; every step but the last halves the size. Without any the
+        latents are a linear function of the patches, and `layers`, `groups` and `middle` mean nothing.
       layers: residual blocks a resolution in the encoder; the decoder has one more.
       groups: groups of the norms.
       latent_channels: channels of the latents.
@@ -50,7 +51,7 @@ class VAEConfig:
     @property
     def downsampling(self) -> int:
         """Pixels of the image to one latent cell, along each side."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return self.patch * 2 ** max(len(self.channels) - 1, 0)
 
 
 class Residual(nnx.Module):
@@ -188,11 +189,11 @@ class VAE(nnx.Module):
     def __init__(self, config: VAEConfig, rngs: nnx.Rngs, policy: Policy = Policy()):
         """Args: config its geometry; rngs the source of initial parameters; policy its precision."""
         self.config = config
-        moments, latents = 2 * config.latent_channels, config.latent_channels
-        self.encoder = Encoder(config, rngs, policy)
-        self.quant_conv = linear(moments, moments, rngs, policy)
-        self.post_quant_conv = linear(latents, latents, rngs, policy)
-        self.decoder = Decoder(config, rngs, policy)
+        moments, latents, pixels = 2 * config.latent_channels, config.latent_channels, 3 * config.patch**2
+        self.encoder = Encoder(config, rngs, policy) if config.channels else None
+        self.quant_conv = linear(moments if config.channels else pixels, moments, rngs, policy)
+        self.post_quant_conv = linear(latents, latents if config.channels else pixels, rngs, policy)
+        self.decoder = Decoder(config, rngs, policy) if config.channels else None
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images [...,H,W,3] in [-1,1] -> mean and log variance, [...,h,w,c] each, the latter clamped to [-30,20].
@@ -203,13 +204,16 @@ class VAE(nnx.Module):
         step = self.config.downsampling
         if x.shape[-3] % step or x.shape[-2] % step:
             raise UserError(f"image: height and width must be multiples of {step} for the VAE, got {x.shape[-3:-1]}.")
-        moments = self.quant_conv(self.encoder(x.reshape(-1, *x.shape[-3:])))
+        images = x.reshape(-1, *x.shape[-3:])
+        hidden = fold_patches(images, self.config.patch) if self.encoder is None else self.encoder(images)
+        moments = self.quant_conv(hidden)
         mean, logvar = jnp.split(moments.reshape(*x.shape[:-3], *moments.shape[1:]), 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Latents [...,h,w,c] -> images [...,H,W,3], about [-1,1] but not clipped."""
-        x = self.decoder(self.post_quant_conv(z.reshape(-1, *z.shape[-3:])))
+        hidden = self.post_quant_conv(z.reshape(-1, *z.shape[-3:]))
+        x = unfold_patches(hidden, self.config.patch) if self.decoder is None else self.decoder(hidden)
         return x.reshape(*z.shape[:-3], *x.shape[1:])
 
 

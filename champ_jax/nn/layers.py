@@ -59,9 +59,7 @@ def conv(width_in: int, width_out: int, rngs: nnx.Rngs, policy: Policy, stride: 
 
 def layer_norm(width: int, rngs: nnx.Rngs, policy: Policy):
     """Returns a LayerNorm over the last axis, epsilon 1e-5, with float32 statistics."""
-    return nnx.LayerNorm(
-        width, epsilon=1e-5, use_fast_variance=False, dtype=policy.compute, param_dtype=policy.param, rngs=rngs
-    )
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=policy.compute, param_dtype=policy.param, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):

@@ -25,9 +25,7 @@ LAYER_COLOURS = (
 ).astype(np.float32)
 
 
-def pose_map(
-    keypoints: jax.Array, confidence: jax.Array, size: tuple[int, int], softness: float = SOFTNESS
-) -> jax.Array:
+def pose_map(keypoints: jax.Array, confidence: jax.Array, size: tuple[int, int], softness: float = SOFTNESS) -> jax.Array:
     """Draws poses on black; jit, vmap and grad go through.
 
     Args:

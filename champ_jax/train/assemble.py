@@ -146,7 +146,7 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
     if config.stage == "A":
         settings = {"motion_fps": 1.0 / clip.frame_seconds, "music_spec": clip["music_spec"].split("@")[0]}
     else:
-        settings = {"size": [config.data.size] * 2, "reference": config.loss.reference_dropout < 1.0}
+        settings = {"size": [config.data.size] * 2}
     if config.stage == "C":
         # Seconds between the frames of a training clip are the ones between the frames of a video.
         between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds

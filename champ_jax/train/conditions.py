@@ -96,7 +96,7 @@ def make_conditions(
     guidance = scale * fuse_guidance(model.guidance, maps, weights)
 
     reference = None
-    if config.reference_dropout < 1.0:
+    if model.reference is not None:
         pose = None
         if model.config.reference_pose:
             skeleton = batch["reference_pose"].astype(jnp.float32)[:, None] / 255.0

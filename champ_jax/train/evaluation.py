@@ -75,7 +75,6 @@ class Evaluation:
                 size=batch["reference"].shape[1:3],
                 window=self.config.data.frames,
                 overlap=0,
-                reference=self.config.loss.reference_dropout < 1.0,
             )
             self._pipeline = Pipeline(config, params, settings)
         self._pipeline.params = params

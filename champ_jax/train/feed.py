@@ -41,9 +41,7 @@ class Feed:
         first_step, frames = self._phase(step)
         if first_step != self._first_step:
             self._first_step = first_step
-            self._loader = make_batches(
-                self.config, self.assembled, self.records, frames, train=True, latents=self.latents
-            )
+            self._loader = make_batches(self.config, self.assembled, self.records, frames, train=True, latents=self.latents)
         return self._loader
 
     def next(self, step: int) -> Batch:
@@ -61,9 +59,7 @@ class Feed:
             loader.set_state(state["loader"])
 
 
-def make_batches(
-    config, assembled: Assembled, records: Records, frames: int, train: bool, latents: Latents | None
-) -> Loader:
+def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, latents: Latents | None) -> Loader:
     """A loader for the configuration's stage over `records`."""
     music = config.stage == "B" and assembled.config.m2p is not None
     return make_loader(
@@ -77,7 +73,7 @@ def make_batches(
         motion_frames=config.data.motion_frames if music else 0,
         seed=config.seed,
         train=train,
-        augment=config.data.augment and latents is None,
+        augment="none" if latents is not None else config.data.augment,
         skip_short=True,
         latents=latents,
         process=(jax.process_index(), jax.process_count()),

@@ -85,8 +85,7 @@ def check(config) -> None:
         raise UserError(f"config.loss.m2p is {config.loss.m2p!r}: expected one of {', '.join(M2P_WEIGHTS)}")
     if config.data.batch_size % config.optim.accumulation:
         raise UserError(
-            f"config.data.batch_size {config.data.batch_size} must be a multiple of "
-            f"config.optim.accumulation {config.optim.accumulation}"
+            f"config.data.batch_size {config.data.batch_size} must be a multiple of config.optim.accumulation {config.optim.accumulation}"
         )
 
 
@@ -104,9 +103,7 @@ def compile_step(config, assembled: Assembled, mesh):
         return stage.loss(model, batch, key, step, config, assembled.schedule, True)
 
     def new_state() -> TrainState:
-        return create_state(
-            assembled.params, lambda path: stage.trained(path, config), optimizer, jnp.dtype(config.compute_dtype)
-        )
+        return create_state(assembled.params, lambda path: stage.trained(path, config), optimizer, jnp.dtype(config.compute_dtype))
 
     step_fn = jax.jit(
         make_step(loss, optimizer, config.optim, config.seed),
@@ -124,9 +121,7 @@ def start(config, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tu
         return jax.device_put(new_state(), replicated(mesh)), 0
     if resume == "never":
         raise UserError(f"{workdir} already holds checkpoints (step {newest}): give another workdir, or --resume auto")
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(new_state)
-    )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(new_state))
     state, meta = store.restore(workdir / "checkpoints", newest, abstract)
     if meta["config"] != config_hash(config):
         print(f"note: the configuration differs from the one that wrote step {newest}", flush=True)

@@ -75,9 +75,7 @@ def denoising_loss(model, batch, key, step, config, schedule, skeleton=None):
         noisy, t, given.context, given.guidance, reference=given.reference, reference_mask=given.keep_reference
     ).astype(jnp.float32)
     weights = pixel_weights(batch, x0.shape[2:4], config)
-    loss = losses.diffusion_loss(
-        schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.snr_form
-    )
+    loss = losses.diffusion_loss(schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.snr_form)
     return loss, to_x0(schedule, noisy, prediction, t), x0, t
 
 
@@ -93,9 +91,7 @@ def loss_b(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     key_denoise, key_m2p, key_coin = jax.random.split(key, 3)
     start = config.loss.music_start
     share = config.loss.music_share * jnp.clip((step / config.optim.steps - start) / (1.0 - start), 0.0, 1.0)
-    pose_loss, outputs, metrics = m2p_loss(
-        model, batch["motion"], key_m2p if training else None, config.loss.m2p
-    )
+    pose_loss, outputs, metrics = m2p_loss(model, batch["motion"], key_m2p if training else None, config.loss.m2p)
     drawn = batch["guidance"]["dwpose"].astype(jnp.float32) / 255.0
     driven_by_music = 1.0 - cond.keep(key_coin, drawn.shape[0], share)[:, None, None, None, None]
     skeleton = jnp.where(driven_by_music > 0, cond.music_map(batch, outputs), drawn)

@@ -45,9 +45,7 @@ def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, optim_co
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics = _mean_over_microbatches(
-            grad_fn, state.trained, state.frozen, batch, key, state.step, optim_config.accumulation
-        )
+        grads, metrics = _mean_over_microbatches(grad_fn, state.trained, state.frozen, batch, key, state.step, optim_config.accumulation)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trained)
         trained = optax.apply_updates(state.trained, updates)
         ema = update_ema(state.ema, trained, state.step, optim_config.ema)

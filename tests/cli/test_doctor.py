@@ -48,9 +48,7 @@ def test_a_check_that_breaks_is_a_failed_line(monkeypatch, tmp_path, capsys):
     assert "FAIL  video codecs: ImportError: libav is broken" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("requirement", "ok"), [("numpy>=1", True), ("numpy<1", False), ("no-such-package-of-ours>=1", False)]
-)
+@pytest.mark.parametrize(("requirement", "ok"), [("numpy>=1", True), ("numpy<1", False), ("no-such-package-of-ours>=1", False)])
 def test_versions_against_ranges(requirement, ok):
     check = doctor._version(Requirement(requirement))
     assert check.ok is ok

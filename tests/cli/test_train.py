@@ -39,7 +39,7 @@ def test_trains_with_overrides_and_writes_what_was_used(loop, config_file, tmp_p
     workdir = tmp_path / "run"
     words = ["train", "--config", config_file, "--workdir", str(workdir), "--json", "--config.optim.steps=20"]
     assert main(words) == 0
-    (config, folder, resume), = loop
+    ((config, folder, resume),) = loop
     assert (config.optim.steps, folder, resume) == (20, workdir, "auto")
     assert json.loads(capsys.readouterr().out)["steps"] == 20
     record = json.loads((workdir / "config.json").read_text())

@@ -11,9 +11,7 @@ PACKAGE = REPOSITORY / "champ_jax"
 @cache
 def modules() -> dict[str, ast.Module]:
     """{'nn/layers.py': its syntax tree} for every module of the package."""
-    return {
-        path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(), str(path)) for path in PACKAGE.rglob("*.py")
-    }
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(), str(path)) for path in PACKAGE.rglob("*.py")}
 
 
 def imports(tree: ast.Module) -> set[str]:

@@ -91,7 +91,5 @@ def test_command_line_help_is_quick_and_brings_nothing_heavy():
 
 
 def test_no_torch_is_loaded_by_the_public_api():
-    code = (
-        "import sys, champ_jax\n[getattr(champ_jax, name) for name in champ_jax.__all__]\nprint('torch' in sys.modules)"
-    )
+    code = "import sys, champ_jax\n[getattr(champ_jax, name) for name in champ_jax.__all__]\nprint('torch' in sys.modules)"
     assert run_fresh(code).strip() == "False"

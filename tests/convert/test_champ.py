@@ -82,8 +82,8 @@ def test_there_and_back():
     state, motion = unet_to_torch(spatial), temporal_to_torch(temporal)
     assert state["down_blocks.0.attentions.0.proj_in.weight"].shape == (8, 8, 1, 1)
     assert state["conv_in.weight"].shape == (8, 4, 3, 3)
-    motion["down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"] = (
-        np.zeros((1, 32, 8))
+    motion["down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"] = np.zeros(
+        (1, 32, 8)
     )
     back = join_temporal(unet_from_torch(state, spatial), temporal_from_torch(motion, temporal))
     jax.tree.map(np.testing.assert_array_equal, back, params)

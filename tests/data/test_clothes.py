@@ -62,7 +62,7 @@ def test_every_top_covers_the_chest_and_not_the_head(people, top):
 @pytest.mark.parametrize("bottom", BOTTOMS)
 def test_longer_bottoms_reach_lower(people, bottom):
     person = people[2]
-    short, long = ((0.5, 1.9) if "skirt" not in bottom else (-0.1, -0.5))
+    short, long = (0.5, 1.9) if "skirt" not in bottom else (-0.1, -0.5)
     low = []
     for length in (short, long):
         figure = dress(dataclasses.replace(person, bottom=dataclasses.replace(person.bottom, kind=bottom, length=length)))

@@ -18,8 +18,9 @@ FRAMES = np.arange(0, 12, 2)
 def scene(identity=4, frames=FRAMES, **changes):
     arguments = {"camera": CAMERA, "light": Light(), "background": Background("gradient", 1), "size": SIZE} | changes
     motion = load_motion("dance_b", 24.0, 0.75)
-    return render_clip(sample_identity(identity), motion, arguments["camera"], arguments["light"], arguments["background"], frames,
-                       arguments["size"])
+    return render_clip(
+        sample_identity(identity), motion, arguments["camera"], arguments["light"], arguments["background"], frames, arguments["size"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,21 @@ def clip():
 
 def test_shapes_and_types(clip):
     count, steps = len(FRAMES), 18
-    expected = {"frames": (count, *SIZE, 3), "depth": (count, *SIZE), "metric_depth": (count, *SIZE), "normal": (count, *SIZE, 3),
-                "semantic_map": (count, *SIZE, 3), "mask": (count, *SIZE), "flow": (count, *SIZE, 2), "kps": (steps, 134, 2),
-                "kps_conf": (steps, 134), "face_box": (steps, 4), "bbox": (steps, 4), "contacts": (steps, 4), "depth_range": (count, 2)}
+    expected = {
+        "frames": (count, *SIZE, 3),
+        "depth": (count, *SIZE),
+        "metric_depth": (count, *SIZE),
+        "normal": (count, *SIZE, 3),
+        "semantic_map": (count, *SIZE, 3),
+        "mask": (count, *SIZE),
+        "flow": (count, *SIZE, 2),
+        "kps": (steps, 134, 2),
+        "kps_conf": (steps, 134),
+        "face_box": (steps, 4),
+        "bbox": (steps, 4),
+        "contacts": (steps, 4),
+        "depth_range": (count, 2),
+    }
     assert {name: clip[name].shape for name in expected} == expected
     assert clip["frames"].dtype == np.uint8 and clip["metric_depth"].dtype == np.float32
 
@@ -67,7 +80,7 @@ def test_limb_joints_lie_on_their_part(clip):
     names = dancers.PARTS
     for joint, parts in ((3, ("upperarm_r", "lowerarm_r")), (9, ("thigh_r", "calf_r")), (12, ("thigh_l", "calf_l"))):
         x, y = np.floor(clip["kps"][0, joint]).astype(int)
-        around = clip["semantic_map"][0, y - 2:y + 3, x - 2:x + 3].reshape(-1, 3).tolist()
+        around = clip["semantic_map"][0, y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).tolist()
         assert any(tuple(c) in {tuple(PART_COLOURS[names.index(p)]) for p in parts} for c in map(tuple, around))
 
 
@@ -185,9 +198,17 @@ def test_a_broken_run_goes_on_and_leaves_no_split_behind(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         rendered.append(plan.identity)
         clip = scene(identity=plan.identity, frames=[0], size=(32, 32))
-        return {"clip_id": plan.clip_id, "fps_num": 24, "fps_den": 1, "width": 32, "height": 32, "kps": clip["kps"],
-                "kps_conf": clip["kps_conf"] * 255, "frame_index": [0],
-                "frames": [cv2.imencode(".png", clip["frames"][0])[1].tobytes()]}
+        return {
+            "clip_id": plan.clip_id,
+            "fps_num": 24,
+            "fps_den": 1,
+            "width": 32,
+            "height": 32,
+            "kps": clip["kps"],
+            "kps_conf": clip["kps_conf"] * 255,
+            "frame_index": [0],
+            "frames": [cv2.imencode(".png", clip["frames"][0])[1].tobytes()],
+        }
 
     monkeypatch.setattr(dancers, "render_record", render)
     with pytest.raises(KeyboardInterrupt):
@@ -196,4 +217,5 @@ def test_a_broken_run_goes_on_and_leaves_no_split_behind(tmp_path, monkeypatch):
     assert make_dataset(tmp_path, "train", plans, workers=1) == 2
     assert rendered == [0, "stop", 1]
     from champ_jax.data.records import open_records
+
     assert len(open_records(tmp_path, "train")) == 2 and not list(tmp_path.glob(".train*"))

@@ -28,7 +28,7 @@ def test_batches_hold_the_latents_of_their_frames(records, tmp_path):
 
     latents = build_latents(records, tmp_path / "cache", counted, "vae-1", SIZE, chunk=7)
     assert calls == [7, 7, 7, 7]  # 24 frames; the last call is filled up
-    settings = dict(stage="B", batch_size=4, frames=2, size=32, augment=False, seed=2)
+    settings = dict(stage="B", batch_size=4, frames=2, size=32, augment="none", seed=2)
     plain, cached = make_loader(records, **settings), make_loader(records, **settings, latents=latents)
     for _ in range(4):
         a, b = next(plain), next(cached)

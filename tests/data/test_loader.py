@@ -50,7 +50,7 @@ def test_the_maps_of_a_sample_show_the_same_figure(records):
 
 
 def test_the_reference_is_never_a_target(records):
-    loader = make_loader(records, stage="B", batch_size=4, frames=3, size=48, augment=False, kinds=())
+    loader = make_loader(records, stage="B", batch_size=4, frames=3, size=48, augment="none", kinds=())
     for _ in range(10):
         b = next(loader)
         assert (b["reference_keypoints"][:, None, 0] != b["keypoints"][:, :, 0]).any(-1).all()

@@ -61,7 +61,7 @@ def test_quaternions_and_matrices_agree():
     q /= np.linalg.norm(q, axis=-1, keepdims=True)
     np.testing.assert_allclose(np.abs((to_quaternion(to_matrix(q)) * q).sum(-1)), 1, atol=1e-5)
     a, b = np.array([1.0, 0, 0, 0]), np.array([0.0, 1, 0, 0])
-    np.testing.assert_allclose(slerp(a, b, 0.5), [0.5 ** 0.5, 0.5 ** 0.5, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(slerp(a, b, 0.5), [0.5**0.5, 0.5**0.5, 0, 0], atol=1e-6)
 
 
 def test_wrong_files_are_refused_in_one_line(tmp_path):

@@ -126,6 +126,8 @@ def test_settings_are_checked():
             SampleSettings(**wrong)
     with pytest.raises(UserError, match="overlap"):
         run(window=4, overlap=4)
+    with pytest.raises(UserError, match="seed is -1"):
+        initial_noise(-1, 2, SHAPE)
 
 
 def test_chunks_see_one_shape():

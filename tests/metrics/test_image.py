@@ -71,9 +71,7 @@ def test_truth_has_its_own_identity_and_a_colour_blind_output_nobodys():
     colours = np.stack([metrics.region_colours(frames, labels, 3) for frames in video])
     gallery = colours[:, 0]
     noisy = np.clip(video + 0.05 * rng.standard_normal(video.shape), 0, 1)
-    right = [
-        metrics.identity_top1(metrics.region_colours(f, labels, 3), gallery, i).mean() for i, f in enumerate(noisy)
-    ]
+    right = [metrics.identity_top1(metrics.region_colours(f, labels, 3), gallery, i).mean() for i, f in enumerate(noisy)]
     assert np.mean(right) == 1
     grey = np.broadcast_to(colours.mean(0), colours.shape)
     assert np.mean([metrics.identity_top1(c, gallery, i).mean() for i, c in enumerate(grey)]) == 1 / 8

@@ -151,9 +151,7 @@ def test_two_processes_share_a_batch_and_a_checkpoint(tmp_path):
         multihost.COUNT: "2",
     }
     command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
-    processes = [
-        subprocess.Popen(command, cwd=REPOSITORY, env={**environment, multihost.INDEX: str(index)}) for index in (0, 1)
-    ]
+    processes = [subprocess.Popen(command, cwd=REPOSITORY, env={**environment, multihost.INDEX: str(index)}) for index in (0, 1)]
     try:
         assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:

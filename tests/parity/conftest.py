@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.parity.networks import Networks
+from tests.parity.networks import TOLERANCE, Networks
 
 DEFAULT = Path(__file__).resolve().parents[1] / "fixtures" / "champ_a"
-TOLERANCE = 1e-4
 ERRORS = pytest.StashKey[dict[str, tuple[float, float]]]()
 
 
@@ -49,20 +48,20 @@ def networks(load):
 
 @pytest.fixture(scope="session")
 def compare(request):
-    """compare(name, ours, recorded) asserts that the largest error is within 1e-4 of the output's scale.
+    """compare(name, ours, recorded) asserts that the largest error is within `tolerance`, 1e-4, of the output's scale.
 
     The scale is the recorded output's root mean square, or `scale` where that says nothing (a zero gradient). Both
     arrays are in our layout. The error goes into the table of --parity-table.
     """
     errors = request.config.stash[ERRORS]
 
-    def check(name: str, ours, recorded, scale: float | None = None) -> None:
+    def check(name: str, ours, recorded, scale: float | None = None, tolerance: float = TOLERANCE) -> None:
         ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
         assert ours.shape == recorded.shape, f"{name}: shape {ours.shape}, recorded {recorded.shape}"
         scale = scale or float(np.sqrt(np.mean(recorded**2)))
         error = float(np.abs(ours - recorded).max())
         errors[name] = (error, scale)
-        assert error <= TOLERANCE * scale, f"{name}: error {error:.3g}, {error / scale:.3g} of its scale {scale:.3g}"
+        assert error <= tolerance * scale, f"{name}: error {error:.3g}, {error / scale:.3g} of its scale {scale:.3g}"
 
     return check
 

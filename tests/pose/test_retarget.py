@@ -59,9 +59,7 @@ def test_start_is_the_photos_pose_and_fades():
     assert step < 0.08 * 96
     sure[sk.LEFT_WRIST] = 0
     hidden = rt.start_from(keypoints, reference, sure, fps=24)
-    np.testing.assert_allclose(
-        hidden[0, sk.LEFT_WRIST] - hidden[0, 6], keypoints[0, sk.LEFT_WRIST] - keypoints[0, 6], atol=1e-3
-    )
+    np.testing.assert_allclose(hidden[0, sk.LEFT_WRIST] - hidden[0, 6], keypoints[0, sk.LEFT_WRIST] - keypoints[0, 6], atol=1e-3)
 
 
 def test_kept_inside_the_frame_smoothly():

@@ -1,0 +1,78 @@
+"""What projecting the photo's keys and values once a clip saves, per denoising pass.
+
+python -m benchmarks.reference [--frames 16] [--size 24] [--width 1]
+
+Prints milliseconds a pass (median of 7) of the demo's denoiser, times `width`, on a clip, with reference keys and values
+- projected once before sampling, as `Pipeline` does;
+- projected in every pass from the features;
+- projected in every pass for each frame, as CHAMP and its relatives do, which repeat the features over frames.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from champ_jax.models.animator import merge, split
+from champ_jax.models.reference import project_reference, reference_features
+from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.nn.keys import ParamKeys
+
+CONFIG = UNetConfig(
+    in_channels=8, out_channels=8, channels=(64, 96, 128), attention_levels=(False, True, True), layers=1, heads=4, groups=16,
+    context_dim=64, ff_mult=2,
+)  # fmt: skip
+
+
+def median_ms(function, *arguments, repeats: int = 7) -> float:
+    """Median time of a call after compilation."""
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measures the three and prints them with their ratio to the first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=16, help="frames of the clip (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=24, help="cells of the latent grid, a side (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=1, help="times the demo's widths (default: %(default)s)")
+    args = parser.parse_args()
+    config = UNetConfig(**{**CONFIG.__dict__, "channels": tuple(args.width * c for c in CONFIG.channels)})
+    graphdef, params = split(UNet(config, ParamKeys(0)))
+    rng = np.random.default_rng(0)
+    clip = jnp.asarray(rng.standard_normal((1, args.frames, args.size, args.size, 8)), jnp.float32)
+    context = jnp.zeros((1, 1, 64))
+    features = reference_features(merge(graphdef, params), clip[:, 0], context)
+    projected = project_reference(merge(graphdef, params), features)
+
+    @jax.jit
+    def denoise(params, clip, reference):
+        return merge(graphdef, params)(clip, 500, context, reference=reference)
+
+    @jax.jit
+    def each_frame(params, clip, features):
+        repeated = {name: jnp.repeat(tokens, args.frames, 0) for name, tokens in features.items()}
+        return merge(graphdef, params)(clip[0][:, None], 500, jnp.repeat(context, args.frames, 0), reference=repeated)
+
+    np.testing.assert_allclose(denoise(params, clip, projected)[0], each_frame(params, clip, features)[:, 0], atol=1e-4)
+    rows = {
+        "projected once a clip": median_ms(denoise, params, clip, projected),
+        "projected every pass": median_ms(denoise, params, clip, features),
+        "projected every pass and frame": median_ms(each_frame, params, clip, features),
+    }
+    print(f"{jax.devices()[0].device_kind}, {args.frames} frames of {args.size}x{args.size} cells, widths {config.channels}")
+    first = next(iter(rows.values()))
+    for name, ms in rows.items():
+        print(f"{name:32}{ms:9.1f} ms{ms / first:8.2f}x")
+
+
+if __name__ == "__main__":
+    main()
