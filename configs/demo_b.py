@@ -21,8 +21,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train_clip = True
     config.model = ConfigDict(
         {
-            "kinds": ("depth", "normal", "semantic_map", "dwpose"),
-            "reference": True,
             "reference_pose": True,
             "unet": {
                 "channels": (64, 96, 128),
@@ -32,12 +30,13 @@ def get_config(variant: str = "") -> ConfigDict:
                 "groups": 16,
                 "context_dim": 64,
                 "ff_mult": 2,
+                "positions": True,
             },
             # No convolution at full size and no attention: on a CPU they would cost more than the denoiser.
             "guidance": {"channels": (24,), "patch": 4, "attention": False},
             "clip": {"hidden": 64, "intermediate": 128, "layers": 2, "heads": 4, "patch": 16, "image_size": 96},
             # Predicting x0 leaves no grain after a short training; the sampler converts.
-            "schedule": {"kind": "scaled_linear", "prediction": "x0"},
+            "schedule": {"kind": "scaled_linear", "prediction": "x0", "scale_input": True},
         }
     )
     config.mesh = ConfigDict({"replica": -1})
@@ -50,14 +49,14 @@ def get_config(variant: str = "") -> ConfigDict:
             "batch_size": 4,
             # Targets that share one reference, so that the reference network runs once for them.
             "frames": 2,
-            "augment": "strong",
+            "augment": "mild",
             "cache": True,
             "latent_cache": False,
         }
     )
     config.optim = ConfigDict(
         {
-            "steps": 3000,
+            "steps": 5500,
             "learning_rate": 8e-4,
             "warmup": 100,
             "decay": 0.6,
@@ -69,11 +68,10 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            # For x0 this weighs all timesteps alike.
-            "snr_gamma": 1.0,
-            "snr_form": "champ",
+            # All timesteps weigh alike.
+            "snr_gamma": 0.0,
             "noise_offset": 0.0,
-            "last_step": 0.4,
+            "last_step": 0.7,
             "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),

@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
             "first_frames": 8,
             "frames": 12,
             "stride": 1,
-            "augment": "none",
+            "augment": "mild",
             "cache": True,
-            "latent_cache": True,
+            "latent_cache": False,
         }
     )
     config.optim = ConfigDict(
@@ -46,19 +46,20 @@ def get_config() -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "snr_gamma": 1.0,
-            "snr_form": "champ",
-            "noise_offset": 0.05,
-            "last_step": 0.15,
-            "person": 4.0,
+            "snr_gamma": 0.0,
+            "noise_offset": 0.0,
+            "last_step": 0.7,
+            "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),
-            "reference_dropout": 0.1,
+            "reference_dropout": 0.05,
             "clip_dropout": 0.1,
-            "guidance_dropout": 0.1,
-            "skeleton_only": 0.35,
+            "guidance_dropout": 0.05,
+            "skeleton_only": 0.2,
             "temporal": 0.1,
         }
     )
+    # What `load_pipeline` samples with when nothing else is asked for.
+    config.sampling = ConfigDict({"steps": 2, "guidance_scale": 1.0})
     config.log = ConfigDict({"scalars": 25, "evaluate": 200, "save": 200, "validation_batches": 4, "sample_steps": 0, "wandb": ""})
     return config

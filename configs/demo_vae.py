@@ -1,4 +1,4 @@
-"""The demo's autoencoder, in closed form: 96x96 pixels to 24x24x32 latents, the principal components of 4x4 patches.
+"""The demo's autoencoder, in closed form: 96x96 pixels to 24x24x16 latents, the principal components of 4x4 patches.
 
 Command:  champ-jax train --config configs/demo_vae.py --workdir runs/demo_vae
 Hardware: 1 CPU core, 1 GB of memory. Time: below a minute.
@@ -13,5 +13,5 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.stage = "vae"
     config.data = ConfigDict({"directory": "assets/dancers", "split": "train", "size": (96, 96)})
-    config.vae = ConfigDict({"channels": (), "latent_channels": 32, "patch": 4})
+    config.vae = ConfigDict({"channels": (), "latent_channels": 16, "patch": 4})
     return config

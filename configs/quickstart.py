@@ -36,7 +36,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "first_frames": 12,
             "stride": 1,
             "motion_frames": 36,
-            "augment": "none" if stage == "A" else "strong",
+            "augment": "none" if stage == "A" else "mild",
             "cache": True,
             "latent_cache": False,
         }
@@ -56,17 +56,16 @@ def get_config(stage: str = "B") -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "snr_gamma": 1.0,
-            "snr_form": "champ",
-            "noise_offset": 0.05,
-            "last_step": 0.15,
-            "person": 4.0,
+            "snr_gamma": 0.0,
+            "noise_offset": 0.0,
+            "last_step": 0.7,
+            "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),
-            "reference_dropout": 0.1,
+            "reference_dropout": 0.05,
             "clip_dropout": 0.1,
-            "guidance_dropout": 0.1,
-            "skeleton_only": 0.35,
+            "guidance_dropout": 0.05,
+            "skeleton_only": 0.2,
             "temporal": 0.1,
             "m2p": "regress",
             "m2p_weight": 0.5,

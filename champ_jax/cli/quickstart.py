@@ -165,9 +165,10 @@ def animate_held_out(assets: Path, out: Path) -> dict[str, Any]:
     from champ_jax.infer.video import write_video
 
     records = open_records(assets / "dancers", "test")
+    pipes = {"model": load_pipeline(out / "model"), "no_reference": load_pipeline(assets / "weights" / "no_reference")}
+    pipes["no_reference"].settings = pipes["model"].settings
     outputs = {}
-    for name, weights in (("model", out / "model"), ("no_reference", assets / "weights" / "no_reference")):
-        pipe = load_pipeline(weights)
+    for name, pipe in pipes.items():
         size = pipe.settings.size
         chosen = [number for number, info in enumerate(records.infos) if info.stored]
         clips = [held_out.read_clip(records[number], size, TEST_FRAMES) for number in chosen]

@@ -17,19 +17,21 @@ PREDICTIONS = ("v", "epsilon", "x0")
 KINDS = ("linear", "scaled_linear")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("betas", "alphas_cumprod"), meta_fields=("prediction",))
+@partial(jax.tree_util.register_dataclass, data_fields=("betas", "alphas_cumprod"), meta_fields=("prediction", "scale_input"))
 @dataclass(frozen=True)
 class Schedule:
-    """A discrete noise schedule of T steps; a pytree whose `prediction` is static.
+    """A discrete noise schedule of T steps; a pytree whose `prediction` and `scale_input` are static.
 
     betas: [T] float32, in (0, 1].
     alphas_cumprod: [T] float32, falling from almost 1 to a small value (exactly 0 with zero terminal SNR).
     prediction: what the network puts out, one of "v", "epsilon", "x0".
+    scale_input: whether the network reads sqrt(alpha_bar) x in place of noisy x; see `network_input`.
     """
 
     betas: jax.Array
     alphas_cumprod: jax.Array
     prediction: str = field(default="v")
+    scale_input: bool = field(default=False)
 
     @property
     def steps(self) -> int:
@@ -44,6 +46,7 @@ def make_schedule(
     beta_end: float = 0.012,
     zero_snr: bool = True,
     prediction: str = "v",
+    scale_input: bool = False,
 ) -> Schedule:
     """Build a schedule; the defaults are those CHAMP samples with (it trains with "scaled_linear").
 
@@ -67,7 +70,7 @@ def make_schedule(
         root = np.sqrt(alphas_cumprod)
         alphas_cumprod = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
         betas = 1 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
-    return Schedule(jnp.asarray(betas, jnp.float32), jnp.asarray(alphas_cumprod, jnp.float32), prediction)
+    return Schedule(jnp.asarray(betas, jnp.float32), jnp.asarray(alphas_cumprod, jnp.float32), prediction, scale_input)
 
 
 def alpha_bar(schedule: Schedule, t: jax.Array) -> jax.Array:
@@ -93,6 +96,15 @@ def add_noise(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array)
     """Noisy data sqrt(a) x0 + sqrt(1-a) noise. x0, noise: [B, ...]; t: scalar or [B] integers. Float32 [B, ...]."""
     signal, sigma = signal_noise(schedule, t, x0.ndim)
     return signal * x0 + sigma * noise
+
+
+def network_input(schedule: Schedule, x: jax.Array, t: jax.Array) -> jax.Array:
+    """What the network reads of noisy x [B, ...] at t, scalar or [B]: x itself, or with `scale_input` sqrt(alpha_bar) x.
+
+    The latter is the best linear estimate of x0 for data of unit variance. At a terminal SNR of zero it is 0: there the
+    noise says nothing about x0, and a small network learns much faster when it need not find that out.
+    """
+    return signal_noise(schedule, t, x.ndim)[0] * x if schedule.scale_input else x
 
 
 def target(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from champ_jax.checkpoint import store
 from champ_jax.checkpoint.integrity import flatten, read_manifest
 from champ_jax.checkpoint.partial import account
 from champ_jax.checkpoint.weights import load_weights, unflatten
-from champ_jax.diffusion.schedule import make_schedule
+from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
 from champ_jax.infer.maps import load_guidance
 from champ_jax.infer.music import music_to_pose
@@ -77,7 +77,7 @@ class Pipeline:
         account(_shapes(params), _shapes(abstract_params(config, policy)), source=source)
         self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if on_cpu else x.dtype), params)
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
-        self._functions = _Functions(config, graph(config, policy))
+        self._functions = _Functions(config, graph(config, policy), self.schedule)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -215,7 +215,7 @@ class Pipeline:
 class _Functions:
     """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
 
-    def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef):
+    def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef, schedule: Schedule):
         def encode_photo(params, image, skeleton):
             """u8 [1,H,W,3] each -> (projected reference [1,...] or None, context [1,1,Dc] or None)."""
             model = merge(graphdef, params)
@@ -240,6 +240,7 @@ class _Functions:
             return fuse_guidance(model.guidance, {kind: maps[:, :, i] for i, kind in enumerate(kinds)})[0]
 
         def denoise(params, latents, t, context, guidance, reference):
+            latents = network_input(schedule, latents, t)
             return merge(graphdef, params).denoiser(latents, t, context, guidance, reference=reference)
 
         def decode(params, latents):
@@ -269,8 +270,14 @@ def load_pipeline(path: str | os.PathLike, policy: Policy | None = None) -> Pipe
         params, config = load_weights(path)
     else:
         params, config = _from_run(path)
-    settings = _settings(config.pop("pipeline", {}), path)
-    return Pipeline(AnimatorConfig.build(config), params, settings, policy, source=str(path))
+    return build_pipeline(params, config, str(path), policy)
+
+
+def build_pipeline(params: Params, config: Mapping[str, Any], source: str, policy: Policy | None = None) -> Pipeline:
+    """A pipeline of parameters and the configuration stored with them; `source` names them in errors (UserError)."""
+    geometry = {name: values for name, values in config.items() if name != "pipeline"}
+    settings = _settings(config.get("pipeline", {}), source)
+    return Pipeline(AnimatorConfig.build(geometry), params, settings, policy, source=source)
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
@@ -292,10 +299,10 @@ def _from_run(path: Path) -> tuple[Params, dict[str, Any]]:
     return unflatten(parts), dict(meta["model"])
 
 
-def _settings(values: Mapping[str, Any], path: Path) -> PipelineSettings:
+def _settings(values: Mapping[str, Any], source: str) -> PipelineSettings:
     known = [field.name for field in dataclasses.fields(PipelineSettings)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise UserError(f"{path}: pipeline has no settings {unknown}; it has {', '.join(known)}")
+        raise UserError(f"{source}: pipeline has no settings {unknown}; it has {', '.join(known)}")
     values = dict(values)
     return PipelineSettings(**{**values, "size": tuple(values.get("size", PipelineSettings.size))})

@@ -34,6 +34,7 @@ class ScheduleConfig:
     beta_end: float = 0.012
     zero_snr: bool = True
     prediction: str = "v"
+    scale_input: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from champ_jax.errors import UserError
 from champ_jax.models.temporal import TemporalConfig, TemporalModule
 from champ_jax.nn.attention import KeyValue
 from champ_jax.nn.blocks import ResnetBlock, SpatialTransformer
-from champ_jax.nn.layers import GroupNorm, TimeEmbedding, conv, upsample_nearest
+from champ_jax.nn.layers import GroupNorm, TimeEmbedding, conv, place_sinusoids, upsample_nearest
 from champ_jax.nn.policy import Policy
 
 ReferenceFeatures = dict[str, jax.Array]
@@ -44,6 +44,8 @@ class UNetConfig:
       context_dim: width of the context tokens; None leaves cross-attention out.
       ff_mult: width of the feed-forwards, in widths.
       head: whether norm and convolution to out_channels follow; the reference network has none.
+      positions: whether sinusoids of each cell's place are added after the first convolution, so that attention finds the
+        same place in the photo at once; Stable Diffusion learnt places from the padding's traces.
       temporal: the temporal modules after each layer, None for none.
       remat: whether the backward pass recomputes each block's activations instead of keeping them.
     """
@@ -58,6 +60,7 @@ class UNetConfig:
     context_dim: int | None = 768
     ff_mult: int = 4
     head: bool = True
+    positions: bool = False
     temporal: TemporalConfig | None = None
     remat: bool = False
 
@@ -249,6 +252,8 @@ class UNet(nnx.Module):
         x = self.conv_in(latents.astype(self.compute).reshape(-1, *latents.shape[2:]))
         if guidance is not None:
             x = x + guidance.reshape(x.shape).astype(x.dtype)
+        if self.config.positions:
+            x = x + place_sinusoids(x.shape[1:]).astype(x.dtype)
         skips, features = [x], {}
         levels = len(self.config.channels)
         for i in range(levels):

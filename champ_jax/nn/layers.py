@@ -114,6 +114,24 @@ def time_sinusoid(t: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def place_sinusoids(shape: tuple[int, int, int]) -> jax.Array:
+    """Sinusoids of each cell's place, float32 [h,w,C]: half the channels for its row, half for its column.
+
+    From half a period over the longer side up to one period in four cells.
+    """
+    height, width, channels = shape
+    longest = max(height, width)
+    frequencies = jnp.pi * jnp.geomspace(1.0, max(longest / 2, 1.0), -(-channels // 4))
+
+    def one_axis(length):
+        angles = (jnp.arange(length) + 0.5)[:, None] / longest * frequencies
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+    rows, columns = one_axis(height)[:, None], one_axis(width)[None]
+    both = jnp.concatenate([rows + 0 * columns, columns + 0 * rows], -1)
+    return both[..., :channels]
+
+
 class TimeEmbedding(nnx.Module):
     """Timesteps to the vector that every resnet block reads: sinusoid, linear, SiLU, linear."""
 

@@ -93,6 +93,9 @@ def assemble(config, records: Records) -> Assembled:
         # Not jitted: compiling hundreds of random draws takes longer than making them one by one.
         created = flatten_dict(create(), sep="/")
         params |= {path: np.asarray(created[path]) for path in fresh}
+        # As in AnimateAnyone and CHAMP: both networks start alike, so that the denoiser's queries fit the photo's keys.
+        twins = {path: path.replace("reference/", "denoiser/", 1) for path in fresh if path.startswith("reference/")}
+        params |= {path: params[twin] for path, twin in twins.items()}
     return Assembled(
         geometry,
         graphdef,
@@ -151,7 +154,7 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
         # Seconds between the frames of a training clip are the ones between the frames of a video.
         between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds
         settings |= {"window": config.data.frames, "overlap": config.data.frames // 4, "fps": float(1.0 / between)}
-    return {**described, "pipeline": {**described.get("pipeline", {}), **settings}}
+    return {**described, "pipeline": {**described.get("pipeline", {}), **settings, **config.get("sampling", {})}}
 
 
 def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> Path:

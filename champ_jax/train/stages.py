@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from champ_jax.diffusion import losses
-from champ_jax.diffusion.schedule import add_noise, to_x0
+from champ_jax.diffusion.schedule import add_noise, network_input, to_x0
 from champ_jax.models.animator import Animator
 from champ_jax.models.m2p_loss import PROTOTYPE, REGRESS, m2p_losses, predict
 from champ_jax.train import conditions as cond
@@ -72,10 +72,10 @@ def denoising_loss(model, batch, key, step, config, schedule, skeleton=None):
     given = cond.make_conditions(model, batch, reference_latents, keys[3], config.loss, scale, skeleton)
     noisy = add_noise(schedule, x0, noise, t)
     prediction = model.denoiser(
-        noisy, t, given.context, given.guidance, reference=given.reference, reference_mask=given.keep_reference
+        network_input(schedule, noisy, t), t, given.context, given.guidance, reference=given.reference, reference_mask=given.keep_reference
     ).astype(jnp.float32)
     weights = pixel_weights(batch, x0.shape[2:4], config)
-    loss = losses.diffusion_loss(schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.snr_form)
+    loss = losses.diffusion_loss(schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.get("snr_form", "champ"))
     return loss, to_x0(schedule, noisy, prediction, t), x0, t
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from champ_jax.diffusion.schedule import PREDICTIONS, add_noise, make_schedule, snr, target, to_epsilon, to_x0
+from champ_jax.diffusion.schedule import PREDICTIONS, add_noise, make_schedule, network_input, snr, target, to_epsilon, to_x0
 from champ_jax.errors import UserError
 
 
@@ -70,3 +70,16 @@ def test_errors():
     for wrong in ({"kind": "cosine"}, {"prediction": "noise"}, {"steps": 1}, {"beta_start": 0.5, "beta_end": 0.1}):
         with pytest.raises(UserError):
             make_schedule(**wrong)
+
+
+def test_input_is_scaled_to_the_best_estimate_only_where_asked(data):
+    x0, noise = data
+    t = jnp.array([0, 500, 999])
+    plain, scaled = make_schedule(), make_schedule(scale_input=True)
+    x = add_noise(plain, x0, noise, t)
+    assert network_input(plain, x, t) is x
+    estimate = network_input(scaled, x, t)
+    np.testing.assert_array_equal(estimate[2], 0)
+    # Nearer to the data than any other multiple of x is on average.
+    for factor in (0.8, 1.25):
+        assert jnp.mean((estimate[1] - x0[1]) ** 2) < jnp.mean((factor * estimate[1] - x0[1]) ** 2) + 0.02

@@ -88,3 +88,11 @@ def test_resnet_adds_each_samples_time_to_all_its_frames(x):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="width 10 does not divide into 4 heads"):
         Attention(10, 4, ParamKeys(0), Policy())
+
+
+def test_tokens_first_attend_to_their_like():
+    """Self-attention starts with keys equal to queries, cross-attention with keys of its own."""
+    own = Attention(C, 4, ParamKeys(0), Policy())
+    np.testing.assert_array_equal(own.to_k.kernel[...], own.to_q.kernel[...])
+    cross = Attention(C, 4, ParamKeys(0), Policy(), C)
+    assert not np.array_equal(cross.to_k.kernel[...], cross.to_q.kernel[...])

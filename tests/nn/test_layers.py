@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from champ_jax.nn.keys import ParamKeys
-from champ_jax.nn.layers import FeedForward, GroupNorm, TimeEmbedding, conv, linear, time_sinusoid, upsample_nearest
+from champ_jax.nn.layers import FeedForward, GroupNorm, TimeEmbedding, conv, linear, place_sinusoids, time_sinusoid, upsample_nearest
 from champ_jax.nn.policy import Policy
 
 KEYS = ParamKeys(0)
@@ -80,3 +80,12 @@ def test_upsample_takes_pytorchs_nearest_pixels(size):
     np.testing.assert_array_equal(upsample_nearest(x, size)[0, :, :, 0], x[0][np.ix_(rows, columns)][:, :, 0])
     gradient = jax.grad(lambda x: upsample_nearest(x, size).sum())(x)
     assert float(gradient.sum()) == size[0] * size[1]
+
+
+def test_places_differ_and_neighbours_are_alike():
+    table = np.asarray(place_sinusoids((6, 10, 18)))
+    assert table.shape == (6, 10, 18)
+    flat = table.reshape(60, 18)
+    likeness = flat @ flat.T
+    assert (likeness.argmax(1) == np.arange(60)).all()
+    assert likeness[25, 26] > likeness[25, 29] and likeness[25, 35] > likeness[25, 55]

@@ -1,0 +1,37 @@
+"""The model of a run: which networks it has, and where their first parameters come from."""
+
+import jax
+import numpy as np
+
+from champ_jax.checkpoint.weights import save_weights
+from champ_jax.data.records import open_records
+from champ_jax.train.assemble import assemble
+from tests.train.conftest import UNET
+
+
+def assembled(config):
+    return assemble(config, open_records(config.data.directory, config.data.split))
+
+
+def assert_twins(params):
+    """Every parameter of the reference network is the denoiser's."""
+    jax.tree.map(np.testing.assert_array_equal, params["reference"], {n: params["denoiser"][n] for n in params["reference"]})
+
+
+def test_reference_starts_as_a_copy_of_the_denoiser(small, tmp_path):
+    first = assembled(small("B"))
+    assert_twins(first.params)
+    given = jax.tree.map(lambda x: x + 1, {name: first.params[name] for name in ("denoiser", "vae")})
+    described = {name: first.described[name] for name in ("unet", "vae")}
+    config = small("B").unlock()
+    config.init_from = str(save_weights(tmp_path / "given", given, described))
+    second = assembled(config)
+    np.testing.assert_array_equal(second.params["denoiser"]["conv_in"]["kernel"], given["denoiser"]["conv_in"]["kernel"])
+    assert_twins(second.params)
+
+
+def test_a_model_that_never_sees_the_photo(small):
+    config = small("B", "demo_b:no_reference").unlock()
+    config.model = {"kinds": ("dwpose",), "unet": UNET, "reference": False,
+                    "guidance": {"channels": (8,), "patch": 4, "attention": False}}  # fmt: skip
+    assert set(assembled(config).params) == {"denoiser", "guidance", "vae"}
