@@ -22,8 +22,8 @@ from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.keys import ParamKeys
 
 CONFIG = UNetConfig(
-    in_channels=8, out_channels=8, channels=(64, 96, 128), attention_levels=(False, True, True), layers=1, heads=4, groups=16,
-    context_dim=64, ff_mult=2,
+    in_channels=16, out_channels=16, channels=(64, 96, 128), attention_levels=(False, True, True), layers=1, heads=4, groups=16,
+    context_dim=64, ff_mult=2, positions=True,
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     config = UNetConfig(**{**CONFIG.__dict__, "channels": tuple(args.width * c for c in CONFIG.channels)})
     graphdef, params = split(UNet(config, ParamKeys(0)))
     rng = np.random.default_rng(0)
-    clip = jnp.asarray(rng.standard_normal((1, args.frames, args.size, args.size, 8)), jnp.float32)
+    clip = jnp.asarray(rng.standard_normal((1, args.frames, args.size, args.size, 16)), jnp.float32)
     context = jnp.zeros((1, 1, 64))
     features = reference_features(merge(graphdef, params), clip[:, 0], context)
     projected = project_reference(merge(graphdef, params), features)

@@ -59,6 +59,8 @@ def _find(name: str) -> tuple[Path, str | None]:
 
 
 def _call_get_config(path: Path, argument: str | None) -> ConfigDict:
+    if path.suffix != ".py":
+        raise UserError(f"{path} is not a configuration: expected a Python file as in configs/.")
     spec = importlib.util.spec_from_file_location(f"champ_jax_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "steps": 5500,
+            "steps": 6000,
             "learning_rate": 8e-4,
             "warmup": 100,
             "decay": 0.6,

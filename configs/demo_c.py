@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "steps": 600,
+            "steps": 300,
             "learning_rate": 5e-4,
             "warmup": 50,
             "decay": 0.5,
@@ -60,6 +60,6 @@ def get_config() -> ConfigDict:
         }
     )
     # What `load_pipeline` samples with when nothing else is asked for.
-    config.sampling = ConfigDict({"steps": 2, "guidance_scale": 1.0})
-    config.log = ConfigDict({"scalars": 25, "evaluate": 200, "save": 200, "validation_batches": 4, "sample_steps": 0, "wandb": ""})
+    config.sampling = ConfigDict({"steps": 1, "guidance_scale": 1.0})
+    config.log = ConfigDict({"scalars": 25, "evaluate": 100, "save": 100, "validation_batches": 4, "sample_steps": 0, "wandb": ""})
     return config

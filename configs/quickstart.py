@@ -28,7 +28,7 @@ def get_config(stage: str = "B") -> ConfigDict:
     config.data = ConfigDict(
         {
             "directory": "assets/dancers",
-            "split": "train+motion" if stage == "A" else "train",
+            "split": "motion" if stage == "A" else "train",
             "validation_split": "test_motion" if stage == "A" else "test",
             "size": 96,
             "batch_size": {"A": 8, "B": 8, "C": 2}[stage],

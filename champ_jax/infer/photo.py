@@ -74,8 +74,8 @@ def fit(
     height, width = image.shape[:2]
     scale = max(size[0] / height, size[1] / width)
     offset = (np.array([size[1], size[0]]) - scale * np.array([width, height])) / 2
-    left, top = -offset / scale
-    box = (left, top, left + size[1] / scale, top + size[0] / scale)
+    left, top = np.maximum(-offset / scale, 0.0)  # rounding may leave the image by a hair, which PIL refuses
+    box = (left, top, min(left + size[1] / scale, width), min(top + size[0] / scale, height))
     fitted = Image.fromarray(image).resize((size[1], size[0]), resample, box=box)
     return np.asarray(fitted), scale, offset
 

@@ -51,8 +51,11 @@ def write_report(directory: str | os.PathLike, path: str | os.PathLike | None = 
     page += f"<h1>champ_jax: {html.escape(directory.resolve().name)}</h1>" + "".join(parts) + "</html>\n"
     path = Path(path) if path else directory / "report.html"
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page)
-    os.replace(partial, path)
+    try:
+        partial.write_text(page)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
     return path
 
 

@@ -87,7 +87,7 @@ def _predict(denoise, guided, params, latents, t, guidance, reference, context, 
     cond = denoise(params, latents, t, context, guidance, reference)
     if not guided:
         return cond.astype(jnp.float32)
-    uncond = denoise(params, latents, t, jnp.zeros_like(context), guidance, None)
+    uncond = denoise(params, latents, t, jax.tree.map(jnp.zeros_like, context), guidance, None)
     return classifier_free(uncond, cond, scale)
 
 

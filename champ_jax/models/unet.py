@@ -83,6 +83,7 @@ class Conditions(NamedTuple):
     context: jax.Array | None  # [B,L,Dc]
     reference: ProjectedReference
     reference_mask: jax.Array | None  # [B]
+    temporal: bool
 
     @property
     def batch(self) -> int:
@@ -116,7 +117,7 @@ class Level(nnx.Module):
             name = f"{self.name}/attention_{i}"
             reference = cond.reference.get(name)
             x, features[name] = self._run(f"attention_{i}", x, cond.context, reference, cond.reference_mask, batch=cond.batch)
-        if hasattr(self, f"temporal_{i}"):
+        if cond.temporal and hasattr(self, f"temporal_{i}"):
             x = self._run(f"temporal_{i}", x, batch=cond.batch)
         return x, features
 
@@ -216,6 +217,7 @@ class UNet(nnx.Module):
         guidance: jax.Array | None = None,
         reference: ReferenceFeatures | ProjectedReference | None = None,
         reference_mask: jax.Array | None = None,
+        temporal: bool = True,
     ) -> jax.Array:
         """Predicts from noisy latents.
 
@@ -228,6 +230,7 @@ class UNet(nnx.Module):
           reference: features of a reference network, or those projected by `project_reference`, which saves doing it
             in each call.
           reference_mask: [B], 0 for rows that must not see the reference (the unconditional half, dropout).
+          temporal: False passes the temporal modules by, for frames that do not follow each other.
 
         Returns:
           [B,F,h,w,out_channels] in the compute dtype; without a head the last hidden state, [B,F,h,w,channels[0]].
@@ -235,12 +238,12 @@ class UNet(nnx.Module):
         Raises:
           UserError: shapes that do not fit each other, or a reference whose blocks are not this network's.
         """
-        hidden, _ = self.run(latents, t, context, guidance, reference, reference_mask)
+        hidden, _ = self.run(latents, t, context, guidance, reference, reference_mask, temporal)
         if self.config.head:
             hidden = self.conv_out(jax.nn.silu(self.norm_out(hidden)))
         return hidden.reshape(*latents.shape[:-1], -1)
 
-    def run(self, latents, t, context, guidance=None, reference=None, reference_mask=None):
+    def run(self, latents, t, context, guidance=None, reference=None, reference_mask=None, temporal=True):
         """Does the work of `__call__`, without the head.
 
         Returns:
@@ -248,7 +251,7 @@ class UNet(nnx.Module):
         """
         self._check(latents, context, guidance, reference_mask)
         batch = latents.shape[0]
-        cond = self.conditions(batch, t, context, reference, reference_mask)
+        cond = self.conditions(batch, t, context, reference, reference_mask, temporal)
         x = self.conv_in(latents.astype(self.compute).reshape(-1, *latents.shape[2:]))
         if guidance is not None:
             x = x + guidance.reshape(x.shape).astype(x.dtype)
@@ -269,13 +272,13 @@ class UNet(nnx.Module):
             features |= found
         return x, features
 
-    def conditions(self, batch: int, t, context, reference=None, reference_mask=None) -> Conditions:
+    def conditions(self, batch: int, t, context, reference=None, reference_mask=None, temporal=True) -> Conditions:
         """Prepares what the layers read: the embedded time, the context in compute dtype, the projected reference."""
         time = jax.nn.silu(self.time_embedding(jnp.broadcast_to(t, (batch,))))
         if reference and not isinstance(next(iter(reference.values())), tuple):
             reference = self.project_reference(reference)
         context = None if context is None else context.astype(self.compute)
-        return Conditions(time, context, reference or {}, reference_mask)
+        return Conditions(time, context, reference or {}, reference_mask, temporal)
 
     def project_reference(self, features: ReferenceFeatures) -> ProjectedReference:
         """Keys and values [B,M,K,d] that each attention block of this network makes of `features`, paired by name.

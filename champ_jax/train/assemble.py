@@ -19,9 +19,10 @@ from champ_jax.errors import UserError
 from champ_jax.models.animator import Animator, AnimatorConfig, split
 from champ_jax.models.m2p import M2P
 from champ_jax.models.unet import UNetConfig
+from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
 from champ_jax.train.stages import STAGES
-from champ_jax.train.state import TrainState, averaged_params
+from champ_jax.train.state import TrainState
 
 Params = dict[str, Any]
 
@@ -40,7 +41,7 @@ class Assembled:
 
     config: geometry; graphdef: what `merge` takes; params: nested dict of host arrays; schedule: of the diffusion;
     described: plain dict, geometry and pipeline settings as stored with weights; passengers: components of `init_from`
-    that this stage does not need and hands on unchanged.
+    that this stage does not need and hands on unchanged; fresh: components that start from random values.
     """
 
     config: AnimatorConfig
@@ -49,6 +50,7 @@ class Assembled:
     schedule: Schedule
     described: dict[str, Any]
     passengers: Params
+    fresh: frozenset[str]
 
     @property
     def vae_hash(self) -> str:
@@ -75,11 +77,8 @@ def assemble(config, records: Records) -> Assembled:
     if config.stage == "A" and geometry.m2p is None:
         raise UserError("stage A trains M2P: give its geometry in config.model.m2p or weights that have one in init_from")
 
-    def create():
-        return split(build(geometry, nnx.Rngs(config.seed), policy))[1]
-
-    graphdef, _ = split(nnx.eval_shape(lambda: build(geometry, nnx.Rngs(0), policy)))
-    expected = flatten_dict(jax.eval_shape(create), sep="/")
+    graphdef, expected = split(nnx.eval_shape(lambda: build(geometry, ParamKeys(0), policy)))
+    expected = flatten_dict(expected, sep="/")
     passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
     given = flatten_dict({name: part for name, part in loaded.items() if name not in passengers}, sep="/")
     fresh = _fresh(expected, given, config)
@@ -91,7 +90,7 @@ def assemble(config, records: Records) -> Assembled:
     params = {path: np.asarray(value, np.float32) for path, value in given.items()}
     if fresh:
         # Not jitted: compiling hundreds of random draws takes longer than making them one by one.
-        created = flatten_dict(create(), sep="/")
+        created = flatten_dict(split(build(geometry, ParamKeys(config.seed), policy))[1], sep="/")
         params |= {path: np.asarray(created[path]) for path in fresh}
         # As in AnimateAnyone and CHAMP: both networks start alike, so that the denoiser's queries fit the photo's keys.
         twins = {path: path.replace("reference/", "denoiser/", 1) for path in fresh if path.startswith("reference/")}
@@ -103,6 +102,7 @@ def assemble(config, records: Records) -> Assembled:
         make_schedule(**dataclasses.asdict(geometry.schedule)),
         with_pipeline_settings(described, config, records),
         passengers,
+        frozenset(path.split("/")[0] for path in fresh),
     )
 
 
@@ -145,12 +145,13 @@ def _derive(described: dict) -> None:
 
 def with_pipeline_settings(described: dict[str, Any], config, records: Records) -> dict[str, Any]:
     """`described` with what inference must know of this stage's training; see infer.pipeline.PipelineSettings."""
-    clip = records[0]
     if config.stage == "A":
+        clip = next((records[i] for i, info in enumerate(records.infos) if info.music_dim), records[0])
         settings = {"motion_fps": 1.0 / clip.frame_seconds, "music_spec": clip["music_spec"].split("@")[0]}
     else:
         settings = {"size": [config.data.size] * 2}
     if config.stage == "C":
+        clip = next(records[i] for i, info in enumerate(records.infos) if info.stored > 1)
         # Seconds between the frames of a training clip are the ones between the frames of a video.
         between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds
         settings |= {"window": config.data.frames, "overlap": config.data.frames // 4, "fps": float(1.0 / between)}
@@ -158,6 +159,10 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
 
 
 def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> Path:
-    """Writes averaged parameters, and the passengers, as a folder that `load_pipeline` and `init_from` read."""
-    params = jax.tree.map(np.asarray, averaged_params(state))
+    """Writes averaged parameters, and the passengers, as a folder that `load_pipeline` and `init_from` read.
+
+    What was frozen is written as it was given: the state may hold it in less precision.
+    """
+    trained = flatten_dict(jax.tree.map(np.asarray, state.ema), sep="/")
+    params = unflatten_dict({**flatten_dict(assembled.params, sep="/"), **trained}, sep="/")
     return save_weights(directory, {**params, **assembled.passengers}, assembled.described)

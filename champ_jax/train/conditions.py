@@ -11,6 +11,7 @@ from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.m2p import to_pixels
 from champ_jax.models.reference import reference_features
+from champ_jax.models.vae import vae_latents
 from champ_jax.pose.differentiable import pose_map
 
 Batch = dict[str, Any]
@@ -19,10 +20,10 @@ Batch = dict[str, Any]
 class Conditions(NamedTuple):
     """The denoiser's inputs besides noise.
 
-    context [B,1,Dc]; guidance [B,F,h,w,D0]; reference {block: [B,N,D]} or None; keep_reference [B] of 0/1.
+    context [B,1,Dc] or None; guidance [B,F,h,w,D0]; reference {block: [B,N,D]} or None; keep_reference [B] of 0/1.
     """
 
-    context: jax.Array
+    context: jax.Array | None
     guidance: jax.Array
     reference: dict[str, jax.Array] | None
     keep_reference: jax.Array
@@ -83,11 +84,12 @@ def make_conditions(
     keep_reference = keep(key_reference, size, config.reference_dropout)
     keep_token = keep_reference * keep(key_clip, size, config.clip_dropout)
 
-    width = model.config.unet.context_dim
-    context = jnp.zeros((size, 1, width))
+    width, context = model.config.unet.context_dim, None
+    if width is not None:
+        context = jnp.zeros((size, 1, width))
     if model.clip is not None:
         context = model.clip(clip_resize(batch["reference"], model.config.clip.image_size))[:, None, :]
-    context = context * keep_token[:, None, None]
+        context = context * keep_token[:, None, None]
 
     maps = {kind: batch["guidance"][kind].astype(jnp.float32) / 255.0 for kind in model.config.kinds}
     if skeleton is not None:
@@ -107,10 +109,7 @@ def make_conditions(
 
 def encode_images(model: Animator, images: jax.Array, key: jax.Array | None) -> jax.Array:
     """Latents of uint8 images [...,H,W,3]: a sample of the posterior, or its mean when `key` is None."""
-    mean, logvar = model.vae.encode(images.astype(jnp.float32) / 127.5 - 1.0)
-    if key is not None:
-        mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
-    return jax.lax.stop_gradient(mean * model.config.vae.scaling)
+    return jax.lax.stop_gradient(vae_latents(model.vae, images.astype(jnp.float32) / 127.5 - 1.0, key))
 
 
 def batch_latents(model: Animator, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
+from champ_jax.parallel.mesh import shard_batch
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.feed import make_batches
 from champ_jax.train.log import MetricLog
@@ -23,16 +25,15 @@ def without_dropout(config):
     """The configuration with every condition present: what validation measures."""
     quiet = config.copy_and_resolve_references().unlock()
     for name in DROPOUTS if config.stage != "A" else ():
-        # A model trained without the photo is measured without it too.
-        quiet.loss[name] = 1.0 if quiet.loss[name] == 1.0 else 0.0
+        quiet.loss[name] = 0.0
     return quiet.lock()
 
 
 class Evaluation:
     """The same batches, noise and timesteps at every call, so that two losses differ by the parameters alone."""
 
-    def __init__(self, config, assembled: Assembled, stage: Stage):
-        self.config, self.assembled = config, assembled
+    def __init__(self, config, assembled: Assembled, stage: Stage, mesh: Mesh):
+        self.config, self.assembled, self.mesh = config, assembled, mesh
         records = open_records(config.data.directory, config.data.validation_split, keep=True)
         loader = make_batches(config, assembled, records, config.data.frames, train=False, latents=None)
         count = min(len(loader), config.log.validation_batches)
@@ -53,20 +54,25 @@ class Evaluation:
     def run(self, state: TrainState, step: int, log: MetricLog, workdir: Path) -> float:
         """Validation loss of the averaged parameters, logged; and, if asked for, sampled frames beside the truth."""
         params = averaged_params(state)
-        results = [self._loss(params, batch, jax.random.key(i)) for i, batch in enumerate(self.batches)]
+        results = [self._loss(params, shard_batch(batch, self.mesh), jax.random.key(i)) for i, batch in enumerate(self.batches)]
         metrics = {"loss": np.mean([float(loss) for loss, _ in results])}
         for name in results[0][1]:
             metrics[name] = np.mean([float(values[name]) for _, values in results])
         log.scalars(step, "validation", metrics)
         if self.config.log.sample_steps and self.config.stage != "A":
-            picture = self.sample(params)
+            rows = self.sample(params)
             (workdir / "samples").mkdir(exist_ok=True)
+            if self.config.stage == "C":
+                from champ_jax.infer.video import write_video
+
+                write_video(workdir / "samples" / f"{step:07d}.mp4", rows, self.assembled.described["pipeline"]["fps"])
+            picture = np.concatenate(list(rows), 0)
             Image.fromarray(picture).save(workdir / "samples" / f"{step:07d}.png")
             log.image(step, "photo, maps, truth, model", picture)
         return metrics["loss"]
 
     def sample(self, params: dict) -> np.ndarray:
-        """One row a frame of the first validation sample: photo, last map, truth, model; uint8 [F*H,4*W,3]."""
+        """Frames of the first validation sample, each with photo, last map, truth and model in a row: uint8 [F,H,4*W,3]."""
         from champ_jax.infer.pipeline import Pipeline, PipelineSettings  # brings in audio and video libraries
 
         batch, config = self.batches[0], self.assembled.config
@@ -88,7 +94,7 @@ class Evaluation:
         )
         photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
         columns = [photo, guidance[config.kinds[-1]], batch["video"][0], video.frames]
-        return np.concatenate([np.concatenate(list(column), 0) for column in columns], 1)
+        return np.concatenate(columns, 2)
 
 
 def validation_ends(workdir: Path) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Batches for the loop: one loader after another where clips grow, and a position that a checkpoint can hold."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from champ_jax.data.loader import Batch, Loader, make_loader
 from champ_jax.data.records import Records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
+from champ_jax.models.m2p import measure_statistics, with_statistics
 from champ_jax.models.vae import vae_latents
 from champ_jax.train.assemble import Assembled
+
+MEASURED = 32  # batches
 
 
 def clip_lengths(config) -> list[tuple[int, int]]:
@@ -59,8 +63,21 @@ class Feed:
             loader.set_state(state["loader"])
 
 
-def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, latents: Latents | None) -> Loader:
-    """A loader for the configuration's stage over `records`."""
+def standardise(config, assembled: Assembled, records: Records) -> Assembled:
+    """Puts means and deviations of the data's music and poses into an M2P that starts from random values.
+
+    They are measured on `MEASURED` training batches, the same in every process and in every resumed run.
+    """
+    if config.stage != "A" or "m2p" not in assembled.fresh:
+        return assembled
+    loader = make_batches(config, assembled, records, config.data.frames, train=True, latents=None, process=(0, 1))
+    statistics = measure_statistics(next(loader) for _ in range(MEASURED))
+    m2p = jax.tree.map(np.asarray, with_statistics(assembled.params["m2p"], statistics))
+    return dataclasses.replace(assembled, params={**assembled.params, "m2p": m2p})
+
+
+def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, latents: Latents | None, process=None) -> Loader:
+    """A loader for the configuration's stage over `records`; process: (index, count), this one's by default."""
     music = config.stage == "B" and assembled.config.m2p is not None
     return make_loader(
         records,
@@ -76,7 +93,7 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
         augment="none" if latents is not None else config.data.augment,
         skip_short=True,
         latents=latents,
-        process=(jax.process_index(), jax.process_count()),
+        process=process or (jax.process_index(), jax.process_count()),
     )
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from champ_jax.checkpoint import store
 from champ_jax.config import config_hash
 from champ_jax.data.records import open_records
+from champ_jax.diffusion.losses import SNR_FORMS
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
 from champ_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shard_batch
 from champ_jax.train.assemble import Assembled, assemble, export_weights
 from champ_jax.train.evaluation import Evaluation, validation_ends
-from champ_jax.train.feed import Feed
+from champ_jax.train.feed import Feed, standardise
 from champ_jax.train.interrupt import Stopped, StopRequest
 from champ_jax.train.log import MetricLog, ProgressLine
 from champ_jax.train.optim import make_optimizer
@@ -24,6 +25,12 @@ from champ_jax.train.state import TrainState, create_state
 from champ_jax.train.step import make_step
 
 KEEP = 2  # newest checkpoints
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+POSITIVE = {
+    "optim": ("steps", "accumulation"),
+    "data": ("batch_size", "frames", "first_frames", "stride", "size"),
+    "log": ("scalars", "evaluate", "save", "validation_batches"),
+}
 
 
 def train(config, workdir: str | Path, resume: str = "auto") -> dict:
@@ -38,10 +45,10 @@ def train(config, workdir: str | Path, resume: str = "auto") -> dict:
     workdir, started = Path(workdir), time.monotonic()
     check(config)
     records = open_records(config.data.directory, config.data.split, keep=config.data.cache)
-    assembled = assemble(config, records)
+    assembled = standardise(config, assemble(config, records), records)
     mesh = make_mesh(config.mesh)
     feed = Feed(config, assembled, records, workdir)
-    evaluation = Evaluation(config, assembled, STAGES[config.stage])
+    evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
     step_fn, new_state = compile_step(config, assembled, mesh)
     state, first = start(config, workdir, resume, new_state, feed, mesh)
     total, every = config.optim.steps, config.log
@@ -79,8 +86,14 @@ def check(config) -> None:
     """Raises UserError for values that no run can use."""
     if config.stage not in STAGES:
         raise UserError(f"config.stage is {config.stage!r}: expected one of {', '.join(STAGES)}")
-    if config.optim.steps < 1 or config.data.frames < 1:
-        raise UserError("config.optim.steps and config.data.frames must be at least 1")
+    for group, names in POSITIVE.items():
+        for name in names:
+            if name in config[group] and config[group][name] < 1:
+                raise UserError(f"config.{group}.{name} is {config[group][name]}: expected 1 or more")
+    if config.compute_dtype not in COMPUTE_DTYPES:
+        raise UserError(f"config.compute_dtype is {config.compute_dtype!r}: expected one of {', '.join(COMPUTE_DTYPES)}")
+    if config.loss.get("snr_form", "champ") not in SNR_FORMS:
+        raise UserError(f"config.loss.snr_form is {config.loss.snr_form!r}: expected one of {', '.join(SNR_FORMS)}")
     if "m2p" in config.loss and config.loss.m2p not in M2P_WEIGHTS:
         raise UserError(f"config.loss.m2p is {config.loss.m2p!r}: expected one of {', '.join(M2P_WEIGHTS)}")
     if config.data.batch_size % config.optim.accumulation:

@@ -72,7 +72,13 @@ def denoising_loss(model, batch, key, step, config, schedule, skeleton=None):
     given = cond.make_conditions(model, batch, reference_latents, keys[3], config.loss, scale, skeleton)
     noisy = add_noise(schedule, x0, noise, t)
     prediction = model.denoiser(
-        network_input(schedule, noisy, t), t, given.context, given.guidance, reference=given.reference, reference_mask=given.keep_reference
+        network_input(schedule, noisy, t),
+        t,
+        given.context,
+        given.guidance,
+        reference=given.reference,
+        reference_mask=given.keep_reference,
+        temporal=config.stage == "C",
     ).astype(jnp.float32)
     weights = pixel_weights(batch, x0.shape[2:4], config)
     loss = losses.diffusion_loss(schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.get("snr_form", "champ"))
@@ -93,7 +99,9 @@ def loss_b(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     share = config.loss.music_share * jnp.clip((step / config.optim.steps - start) / (1.0 - start), 0.0, 1.0)
     pose_loss, outputs, metrics = m2p_loss(model, batch["motion"], key_m2p if training else None, config.loss.m2p)
     drawn = batch["guidance"]["dwpose"].astype(jnp.float32) / 255.0
-    driven_by_music = 1.0 - cond.keep(key_coin, drawn.shape[0], share)[:, None, None, None, None]
+    # A clip without music keeps its own skeleton.
+    driven_by_music = (1.0 - cond.keep(key_coin, drawn.shape[0], share)) * batch["motion"]["music_mask"]
+    driven_by_music = driven_by_music[:, None, None, None, None]
     skeleton = jnp.where(driven_by_music > 0, cond.music_map(batch, outputs), drawn)
     diffusion, *_ = denoising_loss(model, batch, key_denoise, step, config, schedule, skeleton)
     late = jnp.where(step >= start * config.optim.steps, 1.0, 0.0)

@@ -18,7 +18,8 @@ def _mean_over_microbatches(grad_fn, trained, frozen, batch, key, step, accumula
     """Gradients and metrics averaged over `accumulation` equal slices of the batch, one slice in memory at a time."""
     if accumulation == 1:
         return grad_fn(trained, frozen, batch, key, step)
-    slices = jax.tree.map(lambda x: x.reshape((accumulation, x.shape[0] // accumulation) + x.shape[1:]), batch)
+    # Every accumulation-th sample makes a slice, so that each slice is split over the devices as the batch is.
+    slices = jax.tree.map(lambda x: x.reshape((-1, accumulation) + x.shape[1:]).swapaxes(0, 1), batch)
     keys = jax.random.split(key, accumulation)
     first = jax.eval_shape(grad_fn, trained, frozen, jax.tree.map(lambda x: x[0], slices), keys[0], step)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)

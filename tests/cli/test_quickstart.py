@@ -18,8 +18,8 @@ NEEDED = ("dancers", "songs", "photo.png", "weights/demo", "weights/no_reference
 def test_a_part_runs_once_and_keeps_its_result(tmp_path):
     calls = []
     work = lambda value: calls.append(value) or {"value": value}  # noqa: E731
-    assert Parts(tmp_path)("one", work, 3)["value"] == 3
-    again = Parts(tmp_path)
+    assert Parts(tmp_path, "key")("one", work, 3)["value"] == 3
+    again = Parts(tmp_path, "key")
     assert again("one", work, 4)["value"] == 3 and calls == [3]
     assert again("two", work, 5)["value"] == 5
     assert again.seconds == sum(result["part_seconds"] for result in again.done.values())
@@ -29,11 +29,13 @@ def test_a_stop_keeps_what_is_done_and_repeats_what_is_not(tmp_path):
     def stopped():
         raise KeyboardInterrupt
 
-    part = Parts(tmp_path)
+    part = Parts(tmp_path, "key")
     part("one", dict)
     with pytest.raises(KeyboardInterrupt):
         part("two", stopped)
-    assert list(json.loads((tmp_path / "parts.json").read_text())) == ["one"]
+    assert list(json.loads((tmp_path / "parts.json").read_text())["parts"]) == ["one"]
+    with pytest.raises(UserError, match="another --out"):
+        Parts(tmp_path, "other")
     assert [path.name for path in tmp_path.iterdir()] == ["parts.json"]
 
 
@@ -73,7 +75,7 @@ def test_everything_after_training_with_a_tiny_model(tmp_path, monkeypatch, caps
     for name in ("dancers", "songs", "photo.png", "photo.json"):
         assets.mkdir(exist_ok=True)
         (assets / name).symlink_to(REPOSITORY / "assets" / name)
-    save_tiny(assets / "weights" / "no_reference", config, reference=False)
+    save_tiny(assets / "weights" / "no_reference", tiny_config(reference=False))
     shutil.copytree(trained, assets / "weights" / "demo")
     stage = {"first": 1.0, "last": 0.5, "weights": str(trained)}
     monkeypatch.setattr(quickstart, "train_stage", lambda *_: stage)

@@ -8,7 +8,7 @@ import pytest
 
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import load_pipeline
-from tests.infer.tiny import SIZE, WINDOW, save_tiny
+from tests.infer.tiny import SIZE, WINDOW, save_tiny, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_photo_guidance_and_scale_all_matter(pipe):
 
 
 def test_a_model_without_reference_does_not_see_the_photo(tmp_path):
-    blind = load_pipeline(save_tiny(tmp_path / "model", reference=False))
+    blind = load_pipeline(save_tiny(tmp_path / "model", tiny_config(reference=False)))
     maps = _maps(4)
     np.testing.assert_array_equal(blind.animate(_photo(), maps).frames, blind.animate(_photo(30), maps).frames)
 
