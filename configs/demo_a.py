@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "steps": 900,
+            "steps": 600,
             "learning_rate": 5e-4,
             "warmup": 100,
             "decay": 0.6,
