@@ -34,9 +34,9 @@ def get_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "steps": 300,
-            "learning_rate": 5e-4,
-            "warmup": 50,
+            "steps": 200,
+            "learning_rate": 2e-3,
+            "warmup": 20,
             "decay": 0.5,
             "weight_decay": 1e-2,
             "clip": 1.0,
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
         {
             "snr_gamma": 0.0,
             "noise_offset": 0.0,
-            "last_step": 0.7,
+            "last_step": 0.1,
             "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),
@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
             "clip_dropout": 0.1,
             "guidance_dropout": 0.05,
             "skeleton_only": 0.2,
-            "temporal": 0.1,
+            "temporal": 1.0,
         }
     )
     # What `load_pipeline` samples with when nothing else is asked for.

@@ -7,8 +7,8 @@ Hardware: 2 CPU cores, 4 GB of memory, all stages together under 10 minutes. Exp
 
 from ml_collections import ConfigDict
 
-STEPS = {"A": 200, "B": 160, "C": 60}
-RATES = {"A": 2e-4, "B": 2e-4, "C": 2e-4}
+STEPS = {"A": 100, "B": 80, "C": 40}
+RATES = {"A": 2e-4, "B": 2e-4, "C": 5e-4}
 
 
 def get_config(stage: str = "B") -> ConfigDict:
@@ -58,7 +58,7 @@ def get_config(stage: str = "B") -> ConfigDict:
         {
             "snr_gamma": 0.0,
             "noise_offset": 0.0,
-            "last_step": 0.7,
+            "last_step": 0.1 if stage == "C" else 0.7,
             "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),
@@ -66,7 +66,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "clip_dropout": 0.1,
             "guidance_dropout": 0.05,
             "skeleton_only": 0.2,
-            "temporal": 0.1,
+            "temporal": 1.0,
             "m2p": "regress",
             "m2p_weight": 0.5,
             "music_start": 0.8,

@@ -16,7 +16,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
     parser.add_argument("--image", required=True, type=Path, help="the photo; its middle is used, at the model's size")
     parser.add_argument("--out", required=True, type=Path, help="the video to write, .mp4")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives another video (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise: another seed gives another video, "
+                        "but not in the one step of the demo's weights, which use no noise (default: 0)")  # fmt: skip
     parser.add_argument("--steps", type=int, help="denoising steps: fewer are faster (default: the checkpoint's)")
     parser.add_argument("--guidance-scale", type=float, help="how strongly photo and maps are followed (default: the checkpoint's)")
     parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from champ_jax.nn.kernels import attend, attend_with_shared
@@ -18,18 +17,12 @@ class Attention(nnx.Module):
     """Attention with `heads` heads of width/heads; queries, keys and values without bias, the output with."""
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs, policy: Policy, context_dim: int | None = None):
-        """Args: width D of queries and output; context_dim Dc of the keys' tokens, D if None.
-
-        Where the keys' tokens are of the queries' kind, keys start as queries do: tokens first attend to their like
-        ("Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828), so to a photo's similar parts.
-        """
+        """Args: width D of queries and output; context_dim Dc of the keys' tokens, D if None."""
         if width % heads:
             raise ValueError(f"Attention: width {width} does not divide into {heads} heads.")
         self.heads = heads
         self.to_q = linear(width, width, rngs, policy, bias=False)
         self.to_k = linear(context_dim or width, width, rngs, policy, bias=False)
-        if context_dim is None:
-            self.to_k.kernel = nnx.Param(jnp.copy(self.to_q.kernel[...]))
         self.to_v = linear(context_dim or width, width, rngs, policy, bias=False)
         self.to_out = linear(width, width, rngs, policy)
 

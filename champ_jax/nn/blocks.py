@@ -53,6 +53,9 @@ class SpatialTransformer(nnx.Module):
         self.proj_in = linear(width, width, rngs, policy)
         self.norm1 = layer_norm(width, rngs, policy)
         self.attn1 = Attention(width, heads, rngs, policy)
+        # Tokens first attend to their like ("Mimetic Initialization of Self-Attention Layers", arXiv 2305.09828), and so
+        # to the photo's similar parts.
+        self.attn1.to_k.kernel = nnx.Param(jnp.copy(self.attn1.to_q.kernel[...]))
         if self.has_context:
             self.norm2 = layer_norm(width, rngs, policy)
             self.attn2 = Attention(width, heads, rngs, policy, context_dim)

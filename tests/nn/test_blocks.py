@@ -90,9 +90,7 @@ def test_heads_must_divide_the_width():
         Attention(10, 4, ParamKeys(0), Policy())
 
 
-def test_tokens_first_attend_to_their_like():
-    """Self-attention starts with keys equal to queries, cross-attention with keys of its own."""
-    own = Attention(C, 4, ParamKeys(0), Policy())
-    np.testing.assert_array_equal(own.to_k.kernel[...], own.to_q.kernel[...])
-    cross = Attention(C, 4, ParamKeys(0), Policy(), C)
-    assert not np.array_equal(cross.to_k.kernel[...], cross.to_q.kernel[...])
+def test_tokens_first_attend_to_their_like(block):
+    """Spatial self-attention starts with keys equal to queries, cross-attention with keys of its own."""
+    np.testing.assert_array_equal(block.attn1.to_k.kernel[...], block.attn1.to_q.kernel[...])
+    assert block.attn2.to_k.kernel.shape != block.attn2.to_q.kernel.shape
