@@ -34,8 +34,8 @@ def get_config() -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "steps": 200,
-            "learning_rate": 2e-3,
+            "steps": 120,
+            "learning_rate": 1e-3,
             "warmup": 20,
             "decay": 0.5,
             "weight_decay": 1e-2,
@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
             "clip_dropout": 0.1,
             "guidance_dropout": 0.05,
             "skeleton_only": 0.2,
-            "temporal": 1.0,
+            "temporal": 5.0,
         }
     )
     # What `load_pipeline` samples with when nothing else is asked for.

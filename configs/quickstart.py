@@ -66,7 +66,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "clip_dropout": 0.1,
             "guidance_dropout": 0.05,
             "skeleton_only": 0.2,
-            "temporal": 1.0,
+            "temporal": 5.0,
             "m2p": "regress",
             "m2p_weight": 0.5,
             "music_start": 0.8,
