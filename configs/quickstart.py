@@ -8,7 +8,7 @@ Hardware: 2 CPU cores, 4 GB of memory, all stages together under 10 minutes. Exp
 from ml_collections import ConfigDict
 
 STEPS = {"A": 100, "B": 80, "C": 40}
-RATES = {"A": 2e-4, "B": 2e-4, "C": 5e-4}
+RATES = {"A": 2e-4, "B": 5e-5, "C": 5e-4}
 
 
 def get_config(stage: str = "B") -> ConfigDict:
@@ -36,7 +36,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "first_frames": 12,
             "stride": 1,
             "motion_frames": 36,
-            "augment": "none" if stage == "A" else "mild",
+            "augment": {"A": "none", "B": "strong", "C": "mild"}[stage],
             "cache": True,
             "latent_cache": False,
         }
