@@ -185,11 +185,10 @@ def animate_held_out(assets: Path, out: Path) -> dict[str, Any]:
     records = open_records(assets / "dancers", "test")
     pipes = {"model": load_pipeline(out / "model"), "no_reference": load_pipeline(assets / "weights" / "no_reference")}
     pipes["no_reference"].settings = pipes["model"].settings
-    outputs = {}
+    size, outputs = pipes["model"].settings.size, {}
+    chosen = [number for number, info in enumerate(records.infos) if info.stored]
+    clips = [held_out.read_clip(records[number], size, TEST_FRAMES) for number in chosen]
     for name, pipe in pipes.items():
-        size = pipe.settings.size
-        chosen = [number for number, info in enumerate(records.infos) if info.stored]
-        clips = [held_out.read_clip(records[number], size, TEST_FRAMES) for number in chosen]
         with progress(f"animate, {name}") as on_progress:
             outputs[name] = held_out.animate_clips(pipe, clips, on_progress=on_progress)
     scores = held_out.score_outputs(outputs, clips, held_out.make_judge(assets / "dancers", size))

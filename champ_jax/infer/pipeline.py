@@ -24,7 +24,7 @@ from champ_jax.infer.music import music_to_pose
 from champ_jax.infer.photo import Photo, load_photo
 from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
 from champ_jax.infer.video import Video
-from champ_jax.models.animator import AnimatorConfig, Params, abstract_params, graph, merge
+from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.reference import project_reference, reference_features
@@ -74,10 +74,11 @@ class Pipeline:
         self.config, self.settings = config, settings
         on_cpu = jax.default_backend() == "cpu"
         policy = policy or Policy(compute=jnp.float32 if on_cpu else jnp.bfloat16)
-        account(_shapes(params), _shapes(abstract_params(config, policy)), source=source)
+        graphdef, expected = abstract_model(config, policy)
+        account(_shapes(params), _shapes(expected), source=source)
         self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if on_cpu else x.dtype), params)
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
-        self._functions = _Functions(config, graph(config, policy), self.schedule)
+        self._functions = _Functions(config, graphdef, self.schedule)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -165,15 +165,11 @@ def init_params(config: AnimatorConfig, seed: int, policy: Policy = Policy()) ->
     return split(Animator(config, ParamKeys(seed), policy))[1]
 
 
+def abstract_model(config: AnimatorConfig, policy: Policy = Policy()) -> tuple[nnx.GraphDef, Params]:
+    """What `split` would return of a model, with shapes and dtypes in place of parameters: nothing is allocated."""
+    return split(nnx.eval_shape(lambda: Animator(config, ParamKeys(0), policy)))
+
+
 def abstract_params(config: AnimatorConfig, policy: Policy = Policy()) -> Params:
     """Shapes and dtypes of the parameters (`jax.ShapeDtypeStruct` leaves); nothing is allocated, at any size."""
-    return _split_abstract(config, policy)[1]
-
-
-def graph(config: AnimatorConfig, policy: Policy = Policy()) -> nnx.GraphDef:
-    """The structure that `merge` takes, without allocating any parameters."""
-    return _split_abstract(config, policy)[0]
-
-
-def _split_abstract(config, policy):
-    return split(nnx.eval_shape(lambda: Animator(config, ParamKeys(0), policy)))
+    return abstract_model(config, policy)[1]

@@ -26,13 +26,12 @@ class VAEConfig:
 
     Attributes:
       channels: width of each resolution, the finest first; every step but the last halves the size. Without any the
-        latents are a linear function of the patches, and `layers`, `groups` and `middle` mean nothing.
+        latents are a linear function of the patches, and `layers` and `groups` mean nothing.
       layers: residual blocks a resolution in the encoder; the decoder has one more.
       groups: groups of the norms.
       latent_channels: channels of the latents.
       patch: squares of patch x patch pixels are folded into channels first, so that a small model pays for no
         convolution at full size.
-      middle: two residual blocks around a self-attention at the coarsest resolution, in encoder and decoder.
       scaling: what latents are multiplied by to have about unit variance.
     """
 
@@ -41,7 +40,6 @@ class VAEConfig:
     groups: int = 32
     latent_channels: int = 4
     patch: int = 1
-    middle: bool = True
     scaling: float = 0.18215
 
     def __post_init__(self):
@@ -148,7 +146,7 @@ class Encoder(nnx.Module):
         self.conv_in = conv(3 * config.patch**2, channels[0], rngs, policy)
         for i, width in enumerate(channels):
             setattr(self, f"down_{i}", Down(channels[max(i - 1, 0)], width, i < last, config, rngs, policy))
-        self.mid = Middle(config, rngs, policy) if config.middle else None
+        self.mid = Middle(config, rngs, policy)
         self.norm_out = GroupNorm(channels[-1], config.groups, rngs, policy, EPSILON)
         self.conv_out = conv(channels[-1], 2 * config.latent_channels, rngs, policy)
 
@@ -157,8 +155,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(fold_patches(x, self.patch))
         for i in range(self.levels):
             x = getattr(self, f"down_{i}")(x)
-        x = x if self.mid is None else self.mid(x)
-        return self.conv_out(jax.nn.silu(self.norm_out(x)))
+        return self.conv_out(jax.nn.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nnx.Module):
@@ -168,7 +165,7 @@ class Decoder(nnx.Module):
         channels, last = config.channels[::-1], len(config.channels) - 1
         self.patch, self.levels = config.patch, len(channels)
         self.conv_in = conv(config.latent_channels, channels[0], rngs, policy)
-        self.mid = Middle(config, rngs, policy) if config.middle else None
+        self.mid = Middle(config, rngs, policy)
         for i, width in enumerate(channels):
             setattr(self, f"up_{i}", Up(channels[max(i - 1, 0)], width, i < last, config, rngs, policy))
         self.norm_out = GroupNorm(channels[-1], config.groups, rngs, policy, EPSILON)
@@ -176,8 +173,7 @@ class Decoder(nnx.Module):
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """z [B,h,w,latent_channels] -> [B,H,W,3]."""
-        x = self.conv_in(z)
-        x = x if self.mid is None else self.mid(x)
+        x = self.mid(self.conv_in(z))
         for i in range(self.levels):
             x = getattr(self, f"up_{i}")(x)
         return unfold_patches(self.conv_out(jax.nn.silu(self.norm_out(x))), self.patch)

@@ -90,7 +90,7 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
         motion_frames=config.data.motion_frames if music else 0,
         seed=config.seed,
         train=train,
-        augment="none" if latents is not None else config.data.augment,
+        augment=config.data.augment,
         skip_short=True,
         latents=latents,
         process=process or (jax.process_index(), jax.process_count()),

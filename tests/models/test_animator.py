@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
-from champ_jax.models.animator import AnimatorConfig, abstract_params, graph, init_params, merge, split
+from champ_jax.models.animator import AnimatorConfig, abstract_model, abstract_params, init_params, merge, split
 from champ_jax.models.clip import CLIPConfig
 
 TINY = {
@@ -79,10 +79,10 @@ def test_parameters_are_plain_and_come_back():
     assert "temporal_0" in params["denoiser"]["down_0"] and "temporal_0" not in params["reference"]["down_0"]
     assert not np.any(params["denoiser"]["mid"]["temporal_0"]["proj_out"]["kernel"])
 
-    model = merge(graph(config), params)
+    model = merge(abstract_model(config)[0], params)
     assert model.clip is None and model.m2p is None
     graphdef, again = split(model)
-    assert graphdef == graph(config)
+    assert graphdef == abstract_model(config)[0]
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 

@@ -44,8 +44,8 @@ def test_shapes_and_helpers():
     np.testing.assert_allclose(decoded, np.clip(vae.decode(latents / 0.5) / 2 + 0.5, 0, 1), atol=1e-5)
 
 
-def test_patches_without_middle():
-    config = VAEConfig(channels=(8, 8), layers=1, groups=4, latent_channels=2, patch=2, middle=False)
+def test_patches():
+    config = VAEConfig(channels=(8, 8), layers=1, groups=4, latent_channels=2, patch=2)
     assert config.downsampling == 4
     vae = make(config)
     assert vae.encode(jnp.zeros((1, 8, 16, 3)))[0].shape == (1, 2, 4, 2)

@@ -15,7 +15,7 @@ M2P = {
     "joint_dim": 4, "bins_x": 8, "bins_y": 8, "face_dim": 8,
 }  # fmt: skip
 UNET = {"channels": (16,), "attention_levels": (True,), "layers": 1, "heads": 2, "groups": 4, "context_dim": 8, "ff_mult": 1}
-VAE = {"channels": (8,), "layers": 1, "groups": 4, "latent_channels": 4, "patch": 4, "middle": False}
+VAE = {"channels": (), "latent_channels": 4, "patch": 4}
 
 
 @pytest.fixture(scope="session")

@@ -117,3 +117,9 @@ def test_never_resume_refuses_a_used_folder(small, tmp_path):
     loop.train(small("A", steps=1), tmp_path / "run")
     with pytest.raises(UserError, match="already holds checkpoints"):
         loop.train(small("A", steps=2), tmp_path / "run", resume="never")
+
+
+def test_a_latent_cache_and_augmentation_exclude_each_other(small, tmp_path):
+    config = small("B", data__latent_cache=True, data__augment="mild")
+    with pytest.raises(UserError, match="latent_cache"):
+        loop.train(config, tmp_path)
