@@ -24,15 +24,15 @@ def get_config(stage: str = "B") -> ConfigDict:
     config.model = ConfigDict()
     if stage == "C":
         config.model = ConfigDict({"unet": {"temporal": {"heads": 4, "groups": 16, "max_frames": 32, "ff_mult": 2}}})
-    config.mesh = ConfigDict({"replica": -1})
+    config.mesh = ConfigDict({"replica": 1})
     config.data = ConfigDict(
         {
             "directory": "assets/dancers",
             "split": "motion" if stage == "A" else "train",
             "validation_split": "test_motion" if stage == "A" else "test",
             "size": 96,
-            "batch_size": {"A": 8, "B": 8, "C": 2}[stage],
-            "frames": {"A": 48, "B": 2, "C": 12}[stage],
+            "batch_size": {"A": 4, "B": 8, "C": 2}[stage],
+            "frames": {"A": 96, "B": 2, "C": 12}[stage],
             "first_frames": 12,
             "stride": 1,
             "motion_frames": 36,

@@ -62,9 +62,11 @@ def save(
     _agree(failure)
     try:
         ocp.save(folder / ARRAYS, arrays)
-    except BaseException:
+    except BaseException as error:
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"cannot save step {step} in {directory}: {error}") from error
         raise
     if jax.process_index() == 0:
         write_manifest(folder, step, described, meta)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from champ_jax.cli.sampling import add_sampling, finish, progress, read_size
+from champ_jax.cli.sampling import add_sampling, finish, progress, sampling_arguments
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -30,12 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.fps is not None and not args.fps > 0:
         raise UserError(f"--fps is {args.fps:g}: give more than 0")
-    size = read_size(args.size)
+    sampling = sampling_arguments(args)
     check_place(args.out)
     pipe = load_pipeline(args.checkpoint)
     with progress("animate") as on_progress:
-        video = pipe.animate(
-            args.image, args.guidance, pose=args.pose, size=size, fps=args.fps, seed=args.seed, steps=args.steps,
-            guidance_scale=args.guidance_scale, on_progress=on_progress,
-        )  # fmt: skip
+        video = pipe.animate(args.image, args.guidance, pose=args.pose, fps=args.fps, on_progress=on_progress, **sampling)
     return finish(video, args.out, args.json)

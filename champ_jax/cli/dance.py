@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from champ_jax.cli.sampling import add_sampling, finish, progress, read_size
+from champ_jax.cli.sampling import add_sampling, finish, progress, sampling_arguments
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -32,14 +32,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.seconds is not None and not args.seconds > 0:
         raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")
-    size = read_size(args.size)
+    sampling = sampling_arguments(args)
     check_place(args.out)
     pipe = load_pipeline(args.checkpoint)
     with progress("dance") as on_progress:
-        video = pipe.dance(
-            args.image, args.music, seconds=args.seconds, pose=args.pose, size=size, seed=args.seed, steps=args.steps,
-            guidance_scale=args.guidance_scale, on_progress=on_progress,
-        )  # fmt: skip
+        video = pipe.dance(args.image, args.music, seconds=args.seconds, pose=args.pose, on_progress=on_progress, **sampling)
     if video.metadata["pose_source"] == "standing":
         print(
             f"note: no pose was given for {args.image}: a person standing in its middle is assumed. "

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from champ_jax.errors import UserError
 
@@ -21,7 +22,16 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="denoising steps: fewer are faster (default: the checkpoint's)")
     parser.add_argument("--guidance-scale", type=float, help="how strongly photo and maps are followed (default: the checkpoint's)")
     parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")
+    parser.add_argument("--window", type=int, metavar="FRAMES", help="frames denoised together (default: the checkpoint's)")
+    parser.add_argument("--overlap", type=int, metavar="FRAMES", help="frames that windows share (default: the checkpoint's)")
+    parser.add_argument("--compat", choices=("champ",), help="reproduce CHAMP's own sampler, with windows that wrap around the end")
     parser.add_argument("--json", action="store_true", help="print a JSON object about the result")
+
+
+def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_sampling` asked for, as arguments of `Pipeline.animate` and `Pipeline.dance`; UserError for a wrong size."""
+    given = {name: getattr(args, name) for name in ("window", "overlap", "compat") if getattr(args, name) is not None}
+    return {"size": read_size(args.size), "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance_scale, **given}
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

@@ -23,21 +23,15 @@ def windows(n: int, size: int, overlap: int) -> list[list[int]]:
 def window_weights(frames: list[list[int]], blend: str = "triangular") -> np.ndarray:
     """Weights [windows, size] float32 with which predictions of the windows are averaged; over every frame they sum to 1.
 
-    frames: the windows' frame indices, all of one length. "triangular" falls towards a window's ends; "crossfade" is
-    flat with linear ramps over the frames shared with the neighbouring windows; "uniform" is CHAMP's plain mean.
+    frames: the windows' frame indices, all of one length. "triangular" falls towards a window's ends; "uniform"
+    is CHAMP's plain mean.
     """
     size = len(frames[0])
     raw = np.ones((len(frames), size), np.float64)
     if blend == "triangular":
         raw[:] = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
-    elif blend == "crossfade":
-        for i in range(1, len(frames)):
-            shared = len(set(frames[i - 1]) & set(frames[i]))
-            ramp = np.arange(1, shared + 1) / (shared + 1)
-            raw[i, :shared] = np.minimum(raw[i, :shared], ramp)
-            raw[i - 1, size - shared :] = np.minimum(raw[i - 1, size - shared :], ramp[::-1])
     elif blend != "uniform":
-        raise UserError(f"unknown window blend {blend!r}: expected triangular, crossfade or uniform")
+        raise UserError(f"unknown window blend {blend!r}: expected triangular or uniform")
     index = np.asarray(frames)
     total = np.zeros(index.max() + 1)
     np.add.at(total, index, raw)

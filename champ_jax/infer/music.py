@@ -16,7 +16,6 @@ from champ_jax.pose import skeleton as sk
 from champ_jax.pose.normalise import NormInfo, anchor, to_torso
 from champ_jax.pose.retarget import keep_inside, retarget, start_from
 
-WINDOW, HOP = 96, 48  # frames
 HOMING = 0.5  # share of the way back to the photo's place that a window walks
 
 
@@ -30,7 +29,7 @@ def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int) -> 
     face = np.zeros(config.face_dim, np.float32) if photo.face is None else photo.face
     return dance_keypoints(
         config, pipeline.params["m2p"], music, photo.keypoints, photo.confidence, face, photo.image.shape[:2],
-        settings.motion_fps,
+        settings.motion_fps, settings.motion_window,
     )  # fmt: skip
 
 
@@ -43,8 +42,7 @@ def dance_keypoints(
     reference_face: np.ndarray,
     size: tuple[int, int],
     fps: float,
-    window: int = WINDOW,
-    hop: int = HOP,
+    window: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Dances to any length of music.
 
@@ -57,7 +55,7 @@ def dance_keypoints(
         music: [F,Dm] features at `fps` frames a second.
         reference_keypoints: [J,2] pixels of the photo; reference_confidence: [J] 0..1; reference_face: [E].
         size: (H, W) of the photo.
-        window, hop: frames of a window and between starts.
+        window: frames of a window; the next one starts in its middle.
     Returns:
         (keypoints f32 [F,J,2] pixels of the photo, confidence f32 [F,J] 0..1).
     Raises:
@@ -68,7 +66,7 @@ def dance_keypoints(
         raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
     photo = anchor(reference_keypoints, reference_confidence)
     run = functools.partial(_run_window, _compiled(config), params, reference_face, photo)
-    keypoints, confidence = chain_windows(run, music, reference_keypoints, reference_confidence, window, hop)
+    keypoints, confidence = chain_windows(run, music, reference_keypoints, reference_confidence, window, max(window // 2, 1))
     reference = (reference_keypoints, reference_confidence)
     keypoints = retarget(keypoints, confidence, *reference)
     keypoints = start_from(keypoints, *reference, fps)

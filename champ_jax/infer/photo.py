@@ -117,7 +117,10 @@ def read_pose(path: str | os.PathLike, photo_size: tuple[int, int]) -> tuple[np.
         values = json.loads(Path(path).read_text())
         points = np.asarray(values["keypoints"], np.float32)
         width, height = values.get("size", photo_size)
-        face = values.get("face")
+        width, height = float(width), float(height)
+        face = None if values.get("face") is None else np.asarray(values["face"], np.float32)
+        if not (width > 0 and height > 0):
+            raise ValueError(f"size {width:g}x{height:g}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f'{path}: cannot read the pose ({error!r}); expected JSON {{"keypoints": [[x, y, confidence] * {J}], "size": [width, height]}}'
@@ -125,7 +128,7 @@ def read_pose(path: str | os.PathLike, photo_size: tuple[int, int]) -> tuple[np.
     if points.shape != (J, 3) or not np.isfinite(points).all():
         raise UserError(f"{path}: keypoints are {list(points.shape)}; expected {J} finite [x, y, confidence] triples")
     keypoints = points[:, :2] * np.array([photo_size[0] / width, photo_size[1] / height], np.float32)
-    return keypoints, points[:, 2].clip(0, 1), None if face is None else np.asarray(face, np.float32)
+    return keypoints, points[:, 2].clip(0, 1), face
 
 
 def standing_body(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

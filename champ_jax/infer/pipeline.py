@@ -41,13 +41,16 @@ class PipelineSettings:
     """What weights need besides their geometry; stored with them as `pipeline`.
 
     size: (height, width) the model was trained at. fps: frames a second of its videos. motion_fps: rate of M2P's poses.
-    music_spec: the music features M2P reads. window, overlap, steps, guidance_scale: defaults of sampling.
+    music_spec: the music features M2P reads, motion_window frames at a time. guidance_strength: what the guidance was
+    multiplied by at the end of training. window, overlap, steps, guidance_scale: defaults of sampling.
     """
 
     size: tuple[int, int] = (512, 512)
     fps: float = 24.0
     motion_fps: float = 24.0
     music_spec: str = "rich192"
+    motion_window: int = 96
+    guidance_strength: float = 1.0
     window: int = 24
     overlap: int = 4
     steps: int = 20
@@ -172,10 +175,11 @@ class Pipeline:
         maps = np.stack([guidance[kind] for kind in guidance], 1)
         kinds = tuple(guidance)
         frames = min(settings.window, len(maps))
-        encoded = in_chunks(lambda chunk: functions.encode_guidance(params, kinds, chunk), maps, frames)
+        strength = self.settings.guidance_strength
+        encoded = in_chunks(lambda chunk: strength * functions.encode_guidance(params, kinds, chunk), maps, frames)
         height, width = photo.image.shape[:2]
         grid = (height // self.config.vae.downsampling, width // self.config.vae.downsampling)
-        noise = initial_noise(seed, len(maps), (*grid, self.config.vae.latent_channels), settings.noise_correlation)
+        noise = initial_noise(seed, len(maps), (*grid, self.config.vae.latent_channels))
         conditions = Conditions(encoded, reference, context)
         latents = sample_latents(functions.denoise, params, noise, conditions, self.schedule, settings, on_progress)
         return in_chunks(lambda chunk: functions.decode(params, chunk), latents[0], min(DECODE_FRAMES, len(maps)))
@@ -195,7 +199,7 @@ class Pipeline:
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         size = tuple(size or self.settings.size)
-        step = self.config.vae.downsampling * 2 ** (len(self.config.unet.channels) - 1)
+        step = self.config.vae.downsampling
         if any(side < step or side % step for side in size):
             raise UserError(f"size is {size[0]}x{size[1]} (height x width): this model needs multiples of {step}")
         return size

@@ -43,8 +43,6 @@ class SampleSettings:
 
     steps: DDIM steps. guidance_scale: strength of classifier-free guidance; 1 switches it off at half the cost.
     window, overlap: frames denoised together and shared by neighbours. window_batch: windows denoised at once.
-    noise_correlation: variance share, 0 to 1, of the initial noise that all frames have in common (PYoCo's mixed noise,
-      Ge et al., arXiv 2305.10474). More of it calms the background, but the model was trained with none.
     compat: "champ" reproduces CHAMP's pipeline: windows that wrap around the end of the clip, a plain mean where they
       overlap, and diffusers' previous timesteps.
     """
@@ -54,7 +52,6 @@ class SampleSettings:
     window: int = 24
     overlap: int = 4
     window_batch: int = 1
-    noise_correlation: float = 0.0
     compat: str = ""
 
     def __post_init__(self):
@@ -62,21 +59,23 @@ class SampleSettings:
             raise UserError(f"steps is {self.steps}: sampling needs at least 1")
         if self.guidance_scale < 1:
             raise UserError(f"guidance scale is {self.guidance_scale}: give 1 (no guidance) or more")
-        if not 0 <= self.noise_correlation <= 1:
-            raise UserError(f"noise_correlation is {self.noise_correlation}: give a share from 0 to 1")
+        if self.window < 1 or self.window_batch < 1 or not 0 <= self.overlap < self.window:
+            raise UserError(
+                f"window {self.window}, overlap {self.overlap}, window_batch {self.window_batch}: expected a window and a batch of at "
+                "least 1 and an overlap from 0 to less than the window"
+            )
         if self.compat not in ("", "champ"):
             raise UserError(f"compat is {self.compat!r}: give '' or 'champ'")
 
 
-def initial_noise(seed: int, frames: int, shape: tuple[int, int, int], correlation: float = 0.0) -> np.ndarray:
+def initial_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> np.ndarray:
     """Unit normal noise f32 [1,F,h,w,C] for `shape` (h,w,C); a frame's noise does not depend on the clip's length.
 
     Drawn on the host, so that a seed means the same on every device. Raises UserError for a negative seed.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}: give 0 or more")
-    shared, *own = (np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in range(frames + 1))
-    return (np.float32(correlation**0.5) * shared + np.float32((1 - correlation) ** 0.5) * np.stack(own))[None]
+    return np.stack([np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in range(frames)])[None]
 
 
 @partial(jax.jit, static_argnames=("denoise", "guided"))

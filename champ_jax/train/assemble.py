@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from champ_jax.train.state import TrainState
 
 Params = dict[str, Any]
 
+CHANGEABLE = ("remat",)
+"""Values of a geometry that may differ from what the weights were trained with: they change memory, not numbers."""
+
 
 class MusicModel(nnx.Module):
     """The part of an Animator that stage A trains; it needs no other network in memory."""
@@ -41,7 +45,8 @@ class Assembled:
 
     config: geometry; graphdef: what `merge` takes; params: nested dict of host arrays; schedule: of the diffusion;
     described: plain dict, geometry and pipeline settings as stored with weights; passengers: components of `init_from`
-    that this stage does not need and hands on unchanged; fresh: components that start from random values.
+    that this stage does not need and hands on unchanged; fresh: components that start from random values; frozen_hash:
+    names the values of all that the stage leaves as it is, which a resumed run must find unchanged.
     """
 
     config: AnimatorConfig
@@ -51,14 +56,12 @@ class Assembled:
     described: dict[str, Any]
     passengers: Params
     fresh: frozenset[str]
+    frozen_hash: str
 
     @property
     def vae_hash(self) -> str:
         """Names the VAE's weights: what a latent cache must match."""
-        digest = hashlib.sha256()
-        for path, value in sorted(flatten_dict(self.params["vae"], sep="/").items()):
-            digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
-        return digest.hexdigest()[:16]
+        return _fingerprint(flatten_dict(self.params["vae"], sep="/"))
 
 
 def assemble(config, records: Records) -> Assembled:
@@ -69,7 +72,7 @@ def assemble(config, records: Records) -> Assembled:
     Raises UserError otherwise, listing the parameters.
     """
     loaded, described = load_weights(config.init_from) if config.init_from else ({}, {})
-    described = _overlay(described, config.model.to_dict())
+    described = _overlay(described, config.model.to_dict(), str(config.init_from))
     _derive(described)
     geometry = AnimatorConfig.build({name: value for name, value in described.items() if name != "pipeline"})
     policy = Policy(compute=jnp.dtype(config.compute_dtype))
@@ -95,15 +98,32 @@ def assemble(config, records: Records) -> Assembled:
         # As in AnimateAnyone and CHAMP: both networks start alike, so that the denoiser's queries fit the photo's keys.
         twins = {path: path.replace("reference/", "denoiser/", 1) for path in fresh if path.startswith("reference/")}
         params |= {path: params[twin] for path, twin in twins.items()}
+    trained = STAGES[config.stage].trained
+    frozen = {path: value for path, value in params.items() if not trained(path, config)}
     return Assembled(
         geometry,
         graphdef,
         unflatten_dict(params, sep="/"),
         make_schedule(**dataclasses.asdict(geometry.schedule)),
-        with_pipeline_settings(described, config, records),
+        with_pipeline_settings(_complete(described, geometry, config.stage), config, records),
         passengers,
         frozenset(path.split("/")[0] for path in fresh),
+        _fingerprint(frozen | flatten_dict(passengers, sep="/")),
     )
+
+
+def geometry_of(described: dict[str, Any]) -> dict[str, Any]:
+    """What `described` says of the networks, as JSON would give it back, to be compared."""
+    return json.loads(json.dumps({name: value for name, value in described.items() if name != "pipeline"}))
+
+
+def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    """16 hexadecimal digits that name the values of {path: array}."""
+    digest = hashlib.sha256()
+    for path, value in sorted(arrays.items()):
+        digest.update(path.encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8))
+    return digest.hexdigest()[:16]
 
 
 def _fresh(expected: dict, given: dict, config) -> set[str]:
@@ -124,13 +144,31 @@ def _fresh(expected: dict, given: dict, config) -> set[str]:
     return fresh
 
 
-def _overlay(base: dict, over: dict) -> dict:
-    """`base` with the values of `over`, nested dict by nested dict."""
+def _overlay(base: dict, over: dict, source: str, where: str = "config.model") -> dict:
+    """`base`, which the weights in `source` say of themselves, with what `over` adds.
+
+    Raises UserError where the two differ: much of a geometry (heads, groups, the noise schedule) changes no array's
+    shape, and weights trained with one value would go on with another without a word.
+    """
     merged = dict(base)
     for name, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _overlay(merged[name], value) if both else value
+        known, place = merged.get(name), f"{where}.{name}"
+        if isinstance(value, dict) and isinstance(known, dict):
+            merged[name] = _overlay(known, value, source, place)
+            continue
+        plain = list(value) if isinstance(value, tuple) else value
+        if known is not None and plain != known and name not in CHANGEABLE:
+            raise UserError(f"{place} is {value!r}, but the weights in {source} were trained with {known!r}: leave it out")
+        merged[name] = value
     return merged
+
+
+def _complete(described: dict, geometry: AnimatorConfig, stage: str) -> dict:
+    """`described` with every value of the networks that this run holds, so that later defaults cannot change them."""
+    full = dataclasses.asdict(geometry)
+    if stage == "A":
+        return {**described, "m2p": full["m2p"]}
+    return {**described, **{name: value for name, value in full.items() if name != "reference" or not value}}
 
 
 def _derive(described: dict) -> None:
@@ -147,11 +185,17 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
     """`described` with what inference must know of this stage's training; see infer.pipeline.PipelineSettings."""
     if config.stage == "A":
         clip = next((records[i] for i, info in enumerate(records.infos) if info.music_dim), records[0])
-        settings = {"motion_fps": 1.0 / clip.frame_seconds, "music_spec": clip["music_spec"].split("@")[0]}
+        settings = {
+            "motion_fps": 1.0 / clip.frame_seconds,
+            "music_spec": clip["music_spec"].split("@")[0],
+            "motion_window": config.data.frames,
+        }
     else:
-        settings = {"size": [config.data.size] * 2}
+        settings = {"size": [config.data.size] * 2, "guidance_strength": float(config.loss.condition_scale[1])}
     if config.stage == "C":
-        clip = next(records[i] for i, info in enumerate(records.infos) if info.stored > 1)
+        clip = next((records[i] for i, info in enumerate(records.infos) if info.stored > 1), None)
+        if clip is None:
+            raise UserError(f"{config.data.directory}, split {config.data.split}: stage C needs clips with frames, and none here has any")
         # Seconds between the frames of a training clip are the ones between the frames of a video.
         between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds
         settings |= {"window": config.data.frames, "overlap": config.data.frames // 4, "fps": float(1.0 / between)}

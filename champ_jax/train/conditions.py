@@ -29,6 +29,13 @@ class Conditions(NamedTuple):
     keep_reference: jax.Array
 
 
+class MusicDriven(NamedTuple):
+    """Samples that a predicted pose drives: skeleton [B,F,H,W,3] in [0,1]; driven [B], 1 where it takes over."""
+
+    skeleton: jax.Array
+    driven: jax.Array
+
+
 def keep(key: jax.Array, batch: int, drop: float) -> jax.Array:
     """Independent 0/1 draws per sample, [B] float32; 0 with probability `drop`."""
     return (jax.random.uniform(key, (batch,)) >= drop).astype(jnp.float32)
@@ -72,11 +79,12 @@ def make_conditions(
     key: jax.Array,
     config,
     scale: jax.Array,
-    skeleton: jax.Array | None = None,
+    music: MusicDriven | None = None,
 ) -> Conditions:
     """Encodes reference, image token and guidance of a batch, with independent dropouts per sample.
 
-    reference_latents [B,h,w,C]; scale: guidance strength; skeleton [B,F,H,W,3]: replaces the drawn skeleton.
+    reference_latents [B,h,w,C]; scale: guidance strength; music: whose samples see its skeleton and no other map, as
+    when dancing, since the other maps would give the true pose away.
     A dropped reference is dropped whole: neither its features nor its image token are seen.
     """
     size = batch["reference"].shape[0]
@@ -92,9 +100,11 @@ def make_conditions(
         context = context * keep_token[:, None, None]
 
     maps = {kind: batch["guidance"][kind].astype(jnp.float32) / 255.0 for kind in model.config.kinds}
-    if skeleton is not None:
-        maps["dwpose"] = skeleton
     weights = guidance_weights(key_kinds, model.config.kinds, size, config)
+    if music is not None:
+        driven = music.driven[:, None, None, None, None]
+        maps["dwpose"] = jnp.where(driven > 0, music.skeleton, maps["dwpose"])
+        weights = {kind: jnp.where(music.driven > 0, float(kind == "dwpose"), weight) for kind, weight in weights.items()}
     guidance = scale * fuse_guidance(model.guidance, maps, weights)
 
     reference = None

@@ -1,6 +1,5 @@
 """What is measured and shown while training: loss on held-out clips, and frames of a fixed sample."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -51,7 +50,7 @@ class Evaluation:
         )
         self._pipeline = None
 
-    def run(self, state: TrainState, step: int, log: MetricLog, workdir: Path) -> float:
+    def run(self, state: TrainState, step: int, log: MetricLog, workdir: Path) -> None:
         """Validation loss of the averaged parameters, logged; and, if asked for, sampled frames beside the truth."""
         params = averaged_params(state)
         results = [self._loss(params, shard_batch(batch, self.mesh), jax.random.key(i)) for i, batch in enumerate(self.batches)]
@@ -69,7 +68,6 @@ class Evaluation:
             picture = np.concatenate(list(rows), 0)
             Image.fromarray(picture).save(workdir / "samples" / f"{step:07d}.png")
             log.image(step, "photo, maps, truth, model", picture)
-        return metrics["loss"]
 
     def sample(self, params: dict) -> np.ndarray:
         """Frames of the first validation sample, each with photo, last map, truth and model in a row: uint8 [F,H,4*W,3]."""
@@ -81,6 +79,7 @@ class Evaluation:
                 size=batch["reference"].shape[1:3],
                 window=self.config.data.frames,
                 overlap=0,
+                guidance_strength=float(self.config.loss.condition_scale[1]),
             )
             self._pipeline = Pipeline(config, params, settings)
         self._pipeline.params = params
@@ -95,10 +94,3 @@ class Evaluation:
         photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
         columns = [photo, guidance[config.kinds[-1]], batch["video"][0], video.frames]
         return np.concatenate(columns, 2)
-
-
-def validation_ends(workdir: Path) -> tuple[float, float]:
-    """(first, last) validation loss in a run's metrics.jsonl."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if line["group"] == "validation"]
-    return losses[0], losses[-1]

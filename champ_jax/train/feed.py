@@ -59,8 +59,13 @@ class Feed:
     def set_state(self, step: int, state: dict[str, Any]) -> None:
         """Goes to the position that `get_state(step)` returned; the batch of `step` comes next."""
         loader = self._open(step)
-        if state["first_step"] == self._first_step:  # otherwise a new phase begins with this very step
+        if state["first_step"] == self._first_step:
             loader.set_state(state["loader"])
+        elif step != self._first_step:  # where a phase begins with this very step, its loader starts afresh
+            raise UserError(
+                f"step {step} was saved while clips grew by another plan (phases {self.phases} now): optim.steps, data.frames and "
+                "data.first_frames of stage C must be those of the run that is resumed"
+            )
 
 
 def standardise(config, assembled: Assembled, records: Records) -> Assembled:
@@ -68,10 +73,11 @@ def standardise(config, assembled: Assembled, records: Records) -> Assembled:
 
     They are measured on `MEASURED` training batches, the same in every process and in every resumed run.
     """
-    if config.stage != "A" or "m2p" not in assembled.fresh:
+    if "m2p" not in assembled.fresh:
         return assembled
     loader = make_batches(config, assembled, records, config.data.frames, train=True, latents=None, process=(0, 1))
-    statistics = measure_statistics(next(loader) for _ in range(MEASURED))
+    batches = (next(loader) for _ in range(MEASURED))
+    statistics = measure_statistics(batch if config.stage == "A" else batch["motion"] for batch in batches)
     m2p = jax.tree.map(np.asarray, with_statistics(assembled.params["m2p"], statistics))
     return dataclasses.replace(assembled, params={**assembled.params, "m2p": m2p})
 

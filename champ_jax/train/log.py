@@ -1,6 +1,7 @@
 """Metrics on disk (JSONL, TensorBoard, Weights & Biases on request) and one line of progress on the screen."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,13 +17,20 @@ from champ_jax.errors import UserError
 class MetricLog:
     """Writes `metrics.jsonl` and TensorBoard files under `directory`; use as a context manager.
 
-    A resumed run appends; lines of steps that will be repeated stay in the file, the later one counts.
+    A run that goes on after `first` updates keeps the lines up to there; later ones, and one that was cut off in the
+    middle, are of work that will be repeated. `validation` holds the validation losses so far.
     Raises UserError when `wandb_project` is set and wandb is not installed.
     """
 
-    def __init__(self, directory: Path, wandb_project: str = ""):
+    def __init__(self, directory: Path, first: int = 0, wandb_project: str = ""):
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = open(directory / "metrics.jsonl", "a", buffering=1)
+        path = directory / "metrics.jsonl"
+        kept = [line for line in _read_lines(path) if line["step"] <= first] if first else []
+        self.validation = [line["loss"] for line in kept if line["group"] == "validation"]
+        partial = path.with_name(".metrics.jsonl.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
+        self._file = open(path, "a", buffering=1)
         self._board = SummaryWriter(str(directory / "tensorboard"), flush_secs=30)
         self._wandb = None
         if wandb_project:
@@ -45,6 +53,8 @@ class MetricLog:
         """One line of scalars; `group` is 'train' or 'validation'."""
         values = {name: float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        if group == "validation":
+            self.validation.append(values["loss"])
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
         if self._wandb is not None:
@@ -53,6 +63,17 @@ class MetricLog:
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """One uint8 picture [H,W,3]."""
         self._board.add_image(name, image, step, dataformats="HWC")
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """The whole lines of a metrics file; none when there is no file."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # cut off by a kill
+            continue
+    return lines
 
 
 class ProgressLine:

@@ -14,8 +14,8 @@ from champ_jax.diffusion.losses import SNR_FORMS
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
 from champ_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shard_batch
-from champ_jax.train.assemble import Assembled, assemble, export_weights
-from champ_jax.train.evaluation import Evaluation, validation_ends
+from champ_jax.train.assemble import Assembled, assemble, export_weights, geometry_of
+from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import Feed, standardise
 from champ_jax.train.interrupt import Stopped, StopRequest
 from champ_jax.train.log import MetricLog, ProgressLine
@@ -25,7 +25,7 @@ from champ_jax.train.state import TrainState, create_state
 from champ_jax.train.step import make_step
 
 KEEP = 2  # newest checkpoints
-COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 POSITIVE = {
     "optim": ("steps", "accumulation"),
     "data": ("batch_size", "frames", "first_frames", "stride", "size"),
@@ -45,37 +45,40 @@ def train(config, workdir: str | Path, resume: str = "auto") -> dict:
     workdir, started = Path(workdir), time.monotonic()
     check(config)
     records = open_records(config.data.directory, config.data.split, keep=config.data.cache)
-    assembled = standardise(config, assemble(config, records), records)
+    assembled = assemble(config, records)
+    check_music(config, assembled)
+    assembled = standardise(config, assembled, records)
     mesh = make_mesh(config.mesh)
     feed = Feed(config, assembled, records, workdir)
     evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
     step_fn, new_state = compile_step(config, assembled, mesh)
-    state, first = start(config, workdir, resume, new_state, feed, mesh)
+    state, first = start(config, assembled, workdir, resume, new_state, feed, mesh)
     total, every = config.optim.steps, config.log
-    with MetricLog(workdir, config.log.wandb) as log, StopRequest() as stop:
-        if first == 0:
-            evaluation.run(state, 0, log, workdir)
+    with MetricLog(workdir, first, config.log.wandb) as log, StopRequest() as stop:
+        if not log.validation:
+            evaluation.run(state, first, log, workdir)
         with ProgressLine(f"stage {config.stage}", first, total) as progress:
             for done in range(first + 1, total + 1):
                 state, metrics = step_fn(state, shard_batch(feed.next(done - 1), mesh))
-                last = done == total
-                if done % every.scalars == 0 or last:
+                last, stopped = done == total, stop.exit_code
+                logging, saving = done % every.scalars == 0 or last, done % every.save == 0 or last or stopped
+                if logging or saving:
                     metrics = jax.device_get(metrics)
                     check_finite(metrics, done)
+                if logging:
                     log.scalars(done, "train", metrics)
                     progress.update(done, float(metrics["loss"]))
                 if done % every.evaluate == 0 or last:
                     evaluation.run(state, done, log, workdir)
-                if done % every.save == 0 or last or stop.exit_code:
+                if saving:
                     save(workdir, done, state, feed, config, assembled)
-                if stop.exit_code and not last:
+                if stopped and not last:
                     print(f"saved step {done} in {workdir}; the same command goes on from there", flush=True)
-                    raise Stopped(stop.exit_code)
+                    raise Stopped(stopped)
     weights = export_weights(workdir / "weights", state, assembled)
-    first_loss, last_loss = validation_ends(workdir)
     return {
-        "first": first_loss,
-        "last": last_loss,
+        "first": log.validation[0],
+        "last": log.validation[-1],
         "steps": total,
         "seconds": time.monotonic() - started,
         "weights": str(weights),
@@ -90,6 +93,9 @@ def check(config) -> None:
         for name in names:
             if name in config[group] and config[group][name] < 1:
                 raise UserError(f"config.{group}.{name} is {config[group][name]}: expected 1 or more")
+    for name in ("learning_rate", "clip"):
+        if not config.optim[name] > 0:
+            raise UserError(f"config.optim.{name} is {config.optim[name]}: expected more than 0")
     if config.compute_dtype not in COMPUTE_DTYPES:
         raise UserError(f"config.compute_dtype is {config.compute_dtype!r}: expected one of {', '.join(COMPUTE_DTYPES)}")
     if config.loss.get("snr_form", "champ") not in SNR_FORMS:
@@ -102,6 +108,25 @@ def check(config) -> None:
         raise UserError(
             f"config.data.batch_size {config.data.batch_size} must be a multiple of config.optim.accumulation {config.optim.accumulation}"
         )
+
+
+def check_music(config, assembled: Assembled) -> None:
+    """Raises UserError when a model with M2P meets a stage B configuration that cannot train the two together."""
+    if config.stage != "B" or assembled.config.m2p is None:
+        return
+    needed = {"data": ("motion_frames",), "loss": ("m2p", "m2p_weight", "music_start", "music_share")}
+    absent = [f"{group}.{name}" for group, names in needed.items() for name in names if name not in config[group]]
+    if absent:
+        raise UserError(
+            f"{config.init_from or 'config.model'} holds M2P, which stage B trains together with the image networks, but the "
+            f"configuration lacks {', '.join(absent)}: take configs/stage_b.py or quickstart:B, or weights without M2P"
+        )
+    if not 0 <= config.loss.music_start < 1:
+        raise UserError(
+            f"config.loss.music_start is {config.loss.music_start}: expected 0 up to less than 1; music_share=0 keeps music out of it"
+        )
+    if "dwpose" not in assembled.config.kinds:
+        raise UserError(f"M2P drives the dwpose encoder, but this model's kinds are {', '.join(assembled.config.kinds)}")
 
 
 def compile_step(config, assembled: Assembled, mesh):
@@ -129,7 +154,7 @@ def compile_step(config, assembled: Assembled, mesh):
     return step_fn, new_state
 
 
-def start(config, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tuple[TrainState, int]:
+def start(config, assembled: Assembled, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tuple[TrainState, int]:
     """State and number of updates done: from the newest valid checkpoint, or the beginning."""
     newest = store.latest(workdir / "checkpoints")
     if newest is None:
@@ -140,6 +165,11 @@ def start(config, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tu
     state, meta = store.restore(workdir / "checkpoints", newest, abstract)
     if meta["config"] != config_hash(config):
         print(f"note: the configuration differs from the one that wrote step {newest}", flush=True)
+    if meta.get("frozen") != assembled.frozen_hash or geometry_of(meta["model"]) != geometry_of(assembled.described):
+        raise UserError(
+            f"step {newest} of {workdir} was trained with other frozen weights or another geometry than config.model and "
+            "config.init_from now give: put those back, or give another workdir"
+        )
     if newest < config.optim.steps:
         feed.set_state(newest, meta["data"])
     print(f"going on from step {newest} of {workdir}", flush=True)
@@ -148,14 +178,17 @@ def start(config, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tu
 
 def save(workdir: Path, step: int, state: TrainState, feed: Feed, config, assembled: Assembled) -> None:
     """A checkpoint that a resumed run continues from bit for bit: state, data position, geometry."""
-    meta = {"config": config_hash(config), "data": feed.get_state(step), "model": assembled.described}
+    meta = {
+        "config": config_hash(config), "data": feed.get_state(step), "model": assembled.described, "frozen": assembled.frozen_hash
+    }  # fmt: skip
     store.save(workdir / "checkpoints", step, state, meta, keep_last=KEEP)
 
 
 def check_finite(metrics: dict, step: int) -> None:
-    """Raises UserError when the loss is no number any more: going on would only destroy the weights."""
-    if not np.isfinite(metrics["loss"]):
+    """Raises UserError when loss or gradient is no number any more: going on, or saving, would only destroy the weights."""
+    if not np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all():
         raise UserError(
-            f"the loss is {metrics['loss']} at step {step}; lower config.optim.learning_rate or look at the data. "
+            f"the loss is {metrics['loss']} and its gradient's norm {metrics['gradient_norm']} at step {step}; "
+            "lower config.optim.learning_rate or look at the data. "
             "The newest checkpoint is from before."
         )

@@ -59,7 +59,7 @@ def pixel_weights(batch: dict, grid: tuple[int, int], config) -> jax.Array:
     return jax.image.resize(weight, shape, "linear", antialias=True)[..., None]
 
 
-def denoising_loss(model, batch, key, step, config, schedule, skeleton=None):
+def denoising_loss(model, batch, key, step, config, schedule, music: cond.MusicDriven | None = None):
     """Diffusion loss of frames or clips [B,F,...]; also the predicted x0, the true one, and t, for further terms.
 
     Follows CHAMP's training loop: noise offset, min-SNR weighting, everything about the loss in float32.
@@ -69,7 +69,7 @@ def denoising_loss(model, batch, key, step, config, schedule, skeleton=None):
     noise = losses.offset_noise(keys[1], x0.shape, config.loss.noise_offset)
     t = cond.draw_timesteps(keys[2], x0.shape[0], schedule, config.loss.last_step)
     scale = cond.condition_scale(config.loss, step, config.optim.steps)
-    given = cond.make_conditions(model, batch, reference_latents, keys[3], config.loss, scale, skeleton)
+    given = cond.make_conditions(model, batch, reference_latents, keys[3], config.loss, scale, music)
     noisy = add_noise(schedule, x0, noise, t)
     prediction = model.denoiser(
         network_input(schedule, noisy, t),
@@ -98,12 +98,11 @@ def loss_b(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     start = config.loss.music_start
     share = config.loss.music_share * jnp.clip((step / config.optim.steps - start) / (1.0 - start), 0.0, 1.0)
     pose_loss, outputs, metrics = m2p_loss(model, batch["motion"], key_m2p if training else None, config.loss.m2p)
-    drawn = batch["guidance"]["dwpose"].astype(jnp.float32) / 255.0
     # A clip without music keeps its own skeleton.
-    driven_by_music = (1.0 - cond.keep(key_coin, drawn.shape[0], share)) * batch["motion"]["music_mask"]
-    driven_by_music = driven_by_music[:, None, None, None, None]
-    skeleton = jnp.where(driven_by_music > 0, cond.music_map(batch, outputs), drawn)
-    diffusion, *_ = denoising_loss(model, batch, key_denoise, step, config, schedule, skeleton)
+    mask = batch["motion"]["music_mask"]
+    driven = (1.0 - cond.keep(key_coin, mask.shape[0], share)) * mask
+    music = cond.MusicDriven(cond.music_map(batch, outputs), driven)
+    diffusion, *_ = denoising_loss(model, batch, key_denoise, step, config, schedule, music)
     late = jnp.where(step >= start * config.optim.steps, 1.0, 0.0)
     return diffusion + late * config.loss.m2p_weight * pose_loss, {"diffusion": diffusion, "music_share": share, **metrics}
 

@@ -32,7 +32,7 @@ def dancing():
     params["statistics"]["pose_mean"] = anatomy()  # a random network moves around it, so its bones are a body's
     time = np.arange(FRAMES)[:, None] / 24
     music = np.sin(2 * np.pi * time * np.linspace(0.3, 1.5, 12)).astype(np.float32)
-    run = lambda music: dance_keypoints(TINY, params, music, *person(), np.zeros(8, np.float32), (96, 96), 24.0, 48, 24)  # noqa: E731
+    run = lambda music: dance_keypoints(TINY, params, music, *person(), np.zeros(8, np.float32), (96, 96), 24.0, 48)  # noqa: E731
     return run, music, *run(music)
 
 
@@ -100,4 +100,4 @@ def test_a_song_shorter_than_a_window(dancing):
 def test_a_photo_without_a_body_is_refused():
     keypoints, confidence = person()
     with pytest.raises(UserError, match="no shoulders"):
-        dance_keypoints(TINY, {}, np.zeros((4, 12), np.float32), keypoints, 0 * confidence, np.zeros(8), (96, 96), 24.0)
+        dance_keypoints(TINY, {}, np.zeros((4, 12), np.float32), keypoints, 0 * confidence, np.zeros(8), (96, 96), 24.0, 96)

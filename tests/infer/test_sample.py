@@ -89,14 +89,6 @@ def test_same_seed_same_clip_and_noise_of_a_frame_whatever_the_length():
     assert np.abs(initial_noise(5, 8, SHAPE) - initial_noise(6, 8, SHAPE)).max() > 0.1
 
 
-def test_noise_correlation_keeps_unit_variance():
-    noise = initial_noise(0, 40, (40, 40, 2), correlation=0.5)[0]
-    assert abs(noise.std() - 1) < 0.1
-    assert abs(np.mean(noise[::2] * noise[1::2]) - 0.5) < 0.1
-    same = initial_noise(0, 3, SHAPE, correlation=1.0)[0]
-    np.testing.assert_array_equal(same, np.repeat(same[:1], 3, 0))
-
-
 def test_one_compilation_for_any_length_of_clip():
     traces = []
 
@@ -121,7 +113,7 @@ def test_progress_reaches_its_total():
 
 
 def test_settings_are_checked():
-    for wrong in ({"steps": 0}, {"guidance_scale": 0.5}, {"noise_correlation": 2}, {"compat": "moore"}):
+    for wrong in ({"steps": 0}, {"guidance_scale": 0.5}, {"window": 0}, {"window_batch": 0}, {"compat": "moore"}):
         with pytest.raises(UserError, match=next(iter(wrong)).split("_")[0]):
             SampleSettings(**wrong)
     with pytest.raises(UserError, match="overlap"):

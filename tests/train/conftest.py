@@ -48,7 +48,7 @@ def weights(tmp_path_factory):
     return save_weights(tmp_path_factory.mktemp("weights") / "vae", {"vae": params["vae"]}, {"vae": VAE})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(data, weights):
     """small(stage, **changes) -> configuration of a tiny run of a stage; changes such as steps=4."""
 

@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 
 from champ_jax.checkpoint.weights import save_weights
 from champ_jax.data.records import open_records
+from champ_jax.errors import UserError
 from champ_jax.train.assemble import assemble
 from tests.train.conftest import UNET
 
@@ -28,6 +30,19 @@ def test_reference_starts_as_a_copy_of_the_denoiser(small, tmp_path):
     second = assembled(config)
     np.testing.assert_array_equal(second.params["denoiser"]["conv_in"]["kernel"], given["denoiser"]["conv_in"]["kernel"])
     assert_twins(second.params)
+
+
+@pytest.mark.parametrize(("path", "value"), [("unet.heads", 4), ("vae.scaling", 2.0), ("schedule.prediction", "x0")])
+def test_what_weights_say_of_themselves_cannot_be_changed(path, value, small, tmp_path):
+    """None of these changes a shape, so nothing else would notice."""
+    first = assembled(small("B"))
+    config = small("B").unlock()
+    config.init_from = str(save_weights(tmp_path / "given", first.params, first.described))
+    assembled(config)
+    group, name = path.split(".")
+    config.model = {group: {name: value}}
+    with pytest.raises(UserError, match=f"config.model.{path} is"):
+        assembled(config)
 
 
 def test_a_model_that_never_sees_the_photo(small):

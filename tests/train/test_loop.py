@@ -35,32 +35,50 @@ class StopAfter:
     @property
     def exit_code(self):
         self.asked += 1
-        return RESUMABLE if self.asked > 2 * (self.steps - 1) else 0
+        return RESUMABLE if self.asked > self.steps - 1 else 0
 
 
-@pytest.mark.parametrize("stage", ["A", "B"])
-def test_interrupted_and_resumed_equals_unbroken(stage, small, tmp_path, monkeypatch):
-    unbroken = loop.train(small(stage), tmp_path / "unbroken")
+@pytest.fixture(scope="module")
+def after_b(small, tmp_path_factory):
+    """Weights of a stage B of one step."""
+    return loop.train(small("B", steps=1), tmp_path_factory.mktemp("after_b"))["weights"]
+
+
+@pytest.fixture
+def stage_c(small, after_b):
+    """A stage C run in which clips grow from 2 frames to 4 after half of its steps."""
+    config = small("C").unlock()
+    config.init_from = str(after_b)
+    config.model = {"unet": {"temporal": {"heads": 2, "groups": 4, "max_frames": 8, "ff_mult": 1}}}
+    config.data.update({"frames": 4, "first_frames": 2})
+    return config.lock()
+
+
+@pytest.mark.parametrize(("stage", "stop"), [("A", 2), ("B", 2), ("C", 2)])  # C: where clips grow
+def test_interrupted_and_resumed_equals_unbroken(stage, stop, small, stage_c, tmp_path, monkeypatch):
+    config = stage_c if stage == "C" else small(stage)
+    unbroken = loop.train(config, tmp_path / "unbroken")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopRequest", StopAfter(2))
+        patch.setattr(loop, "StopRequest", StopAfter(stop))
         with pytest.raises(Stopped) as stopped:
-            loop.train(small(stage), tmp_path / "broken")
-    assert stopped.value.code == RESUMABLE and store.latest(tmp_path / "broken/checkpoints") == 2
-    resumed = loop.train(small(stage), tmp_path / "broken")
+            loop.train(config, tmp_path / "broken")
+    assert stopped.value.code == RESUMABLE and store.latest(tmp_path / "broken/checkpoints") == stop
+    with open(tmp_path / "broken/metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "group": "validation", "lo')  # what a kill leaves
+    resumed = loop.train(config, tmp_path / "broken")
     assert (resumed["first"], resumed["last"]) == (unbroken["first"], unbroken["last"])
     for folder in ("checkpoints/00000004",):
         sums = [json.loads((tmp_path / run / folder / "manifest.json").read_text()) for run in ("unbroken", "broken")]
         assert sums[0]["arrays"] == sums[1]["arrays"] and sums[0]["meta"]["data"] == sums[1]["meta"]["data"]
 
 
-def test_one_stage_after_another_reaches_a_whole_model(small, tmp_path):
+def test_one_stage_after_another_reaches_a_whole_model(small, stage_c, tmp_path):
     a = loop.train(small("A"), tmp_path / "a")
     b = loop.train(small("B"), tmp_path / "b")
-    config = small("C").unlock()
-    config.init_from = b["weights"]
-    config.model = {"unet": {"temporal": {"heads": 2, "groups": 4, "max_frames": 8, "ff_mult": 1}}}
-    config.data.update({"frames": 4, "first_frames": 2})
+    config = stage_c.copy_and_resolve_references().unlock()
+    config.init_from, config.log.sample_steps = b["weights"], 1
     c = loop.train(config.lock(), tmp_path / "c")
+    assert (tmp_path / "c/samples/0000004.mp4").is_file() and (tmp_path / "c/samples/0000004.png").is_file()
     before, _ = load_weights(b["weights"])
     after, described = load_weights(c["weights"])
     assert set(after) == {"denoiser", "reference", "guidance", "vae"}
@@ -70,7 +88,7 @@ def test_one_stage_after_another_reaches_a_whole_model(small, tmp_path):
     assert all("temporal" in path for path in new) and any(np.abs(x).max() > 0 for p, x in new.items() if "proj_out" in p)
     assert described["pipeline"]["fps"] == 12.0 and described["pipeline"]["window"] == 4
     _, music = load_weights(a["weights"])
-    assert music["pipeline"] == {"motion_fps": 24.0, "music_spec": "custom"}
+    assert music["pipeline"] == {"motion_fps": 24.0, "music_spec": "custom", "motion_window": 8}
 
 
 def test_music_drives_a_share_of_stage_b(small, tmp_path):
@@ -97,6 +115,8 @@ def test_music_drives_a_share_of_stage_b(small, tmp_path):
         ("A", {"accumulation": 3}, "accumulation"),
         ("A", {"data__split": "absent"}, "absent"),
         ("A", {"data__frames": 4000}, "4000"),
+        ("A", {"learning_rate": 0.0}, "learning_rate"),
+        ("A", {"clip": 0.0}, "clip"),
         ("B", {"loss__snr_form": "wrong"}, "wrong"),
     ],
 )
@@ -123,3 +143,45 @@ def test_a_latent_cache_and_augmentation_exclude_each_other(small, tmp_path):
     config = small("B", data__latent_cache=True, data__augment="mild")
     with pytest.raises(UserError, match="latent_cache"):
         loop.train(config, tmp_path)
+
+
+def test_no_checkpoint_of_a_broken_state(small, tmp_path, monkeypatch):
+    step = loop.make_step
+
+    def breaking(*arguments):
+        run = step(*arguments)
+
+        def broken(state, batch):
+            state, metrics = run(state, batch)
+            return state, {**metrics, "gradient_norm": metrics["gradient_norm"] / (state.step < 3)}
+
+        return broken
+
+    monkeypatch.setattr(loop, "make_step", breaking)
+    with pytest.raises(UserError, match="gradient"):
+        loop.train(small("A", log__save=1, log__scalars=100), tmp_path / "run")
+    assert store.latest(tmp_path / "run/checkpoints") == 2
+
+
+def test_a_resumed_run_finds_its_frozen_weights_and_geometry_unchanged(stage_c, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopRequest", StopAfter(1))
+        with pytest.raises(Stopped):
+            loop.train(stage_c, tmp_path / "run")
+    params, described = load_weights(stage_c.init_from)
+    params["vae"]["post_quant_conv"]["bias"] = params["vae"]["post_quant_conv"]["bias"] + 1
+    changed = stage_c.copy_and_resolve_references().unlock()
+    changed.init_from = str(save_weights(tmp_path / "changed", params, described))
+    with pytest.raises(UserError, match="other frozen weights"):
+        loop.train(changed.lock(), tmp_path / "run")
+
+
+def test_joint_training_needs_its_settings(small, tmp_path):
+    a = loop.train(small("A", steps=1), tmp_path / "a")
+    b = loop.train(small("B", steps=1), tmp_path / "b")
+    params, config = load_weights(b["weights"])
+    m2p, own = load_weights(a["weights"])
+    run = small("B").unlock()
+    run.init_from = str(save_weights(tmp_path / "both", {**params, **m2p}, {**config, "m2p": own["m2p"]}))
+    with pytest.raises(UserError, match="data.motion_frames"):
+        loop.train(run.lock(), tmp_path / "joint")
