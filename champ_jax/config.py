@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -152,7 +153,9 @@ def write_record(config: ConfigDict, path: Path) -> None:
         "git_commit": _git_commit(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, path)
 
 
 def installed_version(package: str) -> str | None:

@@ -17,6 +17,10 @@ source "${SLURM_SUBMIT_DIR:?run this with sbatch, in the repository}/launch/env.
 
 config="$1" workdir="$2"
 shift 2
+# JAX gives a SLURM task one GPU unless it is told that the task drives all of the machine's.
+gpus="${SLURM_GPUS_ON_NODE:-8}"
+JAX_LOCAL_DEVICE_IDS="$(seq -s, 0 $((gpus - 1)))"
+export JAX_LOCAL_DEVICE_IDS
 # TERM comes two minutes before the end: the loop saves and exits with 143, and SLURM queues the job again.
 srun --kill-on-bad-exit=0 "$VENV/bin/champ-jax" train --multihost --config "$config" --workdir "$workdir" "$@" && exit 0
 status=$?

@@ -27,8 +27,8 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         raise UserError(f"no song at '{path}': expected a wav, flac, ogg or mp3 file")
     try:
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"'{path}' is not audio that can be read ({error.error_string}); expected wav, flac, ogg or mp3") from error
+    except (soundfile.LibsndfileError, TypeError) as error:  # the latter for names that end in .raw
+        raise UserError(f"'{path}' is not audio that can be read ({error}); expected wav, flac, ogg or mp3") from error
     audio = audio.mean(axis=1)
     check_audio(audio, rate, name=f"'{path}'")
     return audio, rate

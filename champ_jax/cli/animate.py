@@ -28,11 +28,11 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.infer.pipeline import load_pipeline
     from champ_jax.infer.video import check_place
 
-    if args.fps is not None and not args.fps > 0:
-        raise UserError(f"--fps is {args.fps:g}: give more than 0")
+    if args.fps is not None and not 0.1 <= args.fps <= 1000:
+        raise UserError(f"--fps is {args.fps:g}: give 0.1 to 1000")
     sampling = sampling_arguments(args)
     check_place(args.out)
     pipe = load_pipeline(args.checkpoint)
     with progress("animate") as on_progress:
         video = pipe.animate(args.image, args.guidance, pose=args.pose, fps=args.fps, on_progress=on_progress, **sampling)
-    return finish(video, args.out, args.json)
+    return finish(video, args)

@@ -1,7 +1,7 @@
 """`champ-jax dance`: the person of a photo dances to a song."""
 
 import argparse
-import sys
+import math
 from pathlib import Path
 
 from champ_jax.cli.sampling import add_sampling, finish, progress, sampling_arguments
@@ -30,17 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.infer.pipeline import load_pipeline
     from champ_jax.infer.video import check_place
 
-    if args.seconds is not None and not args.seconds > 0:
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")
     sampling = sampling_arguments(args)
     check_place(args.out)
     pipe = load_pipeline(args.checkpoint)
     with progress("dance") as on_progress:
         video = pipe.dance(args.image, args.music, seconds=args.seconds, pose=args.pose, on_progress=on_progress, **sampling)
-    if video.metadata["pose_source"] == "standing":
-        print(
-            f"note: no pose was given for {args.image}: a person standing in its middle is assumed. "
-            f"Give --pose FILE, or put {args.image.with_suffix('.json').name} beside the photo.",
-            file=sys.stderr,
-        )
-    return finish(video, args.out, args.json, audio=args.music)
+    return finish(video, args, audio=args.music)

@@ -1,7 +1,10 @@
 """`champ-jax dancers`: renders a data set of dancing people, as records."""
 
 import argparse
+import sys
 from pathlib import Path
+
+RESUMABLE = 75
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -35,7 +38,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Renders one split; returns 0."""
+    """Renders one split; returns 0, or 75 when it was interrupted."""
     from importlib.util import find_spec
 
     from champ_jax.errors import UserError
@@ -60,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
             if not console.is_terminal and (done % 20 == 0 or done == total):
                 print(f"rendered {done} of {total} clips", flush=True)
 
-        count = make_dataset(args.out, args.split, plans, args.workers, progress)
+        try:
+            count = make_dataset(args.out, args.split, plans, args.workers, progress)
+        except KeyboardInterrupt:
+            print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
+            return RESUMABLE
     print(f"{args.out}: split '{args.split}' with {count} clips of {args.identities} people")
     return 0

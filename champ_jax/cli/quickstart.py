@@ -16,7 +16,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESUMABLE = 75
-NEEDED_MB = 500
+FOLDERS = ("weights", "dancers", "songs")  # of the assets
+NEEDED_MB = 1000
 DANCE_SECONDS = 8.0
 TEST_FRAMES = 24  # of each test clip
 PREVIEW_FRAMES = 2  # of each test clip, in comparison.png
@@ -83,7 +84,7 @@ class Parts:
         self.path, self.key = directory / "parts.json", key
         saved = json.loads(self.path.read_text()) if self.path.is_file() else {"key": key, "parts": {}}
         if saved.get("key") != key:
-            raise UserError(f"{directory} holds results of other weights, data or settings; give another --out or remove it")
+            raise UserError(f"{directory} holds results of other weights, data, settings or code; give another --out or remove it")
         self.done: dict[str, Any] = saved["parts"]
 
     def __call__(self, name: str, work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -106,11 +107,11 @@ class Parts:
 
 
 def fingerprint(assets: Path) -> str:
-    """Names the demo's weights, data and settings: their contents' digest."""
+    """Names the demo's weights, data, settings and code: their contents' digest."""
     digest = hashlib.sha256((REPOSITORY / "configs" / "quickstart.py").read_bytes())
-    for folder in ("weights", "dancers", "songs"):
-        for path in sorted(p for p in (assets / folder).rglob("*") if p.is_file()):
-            digest.update(path.relative_to(assets).as_posix().encode() + path.read_bytes())
+    for root, pattern in ((REPOSITORY / "champ_jax", "**/*.py"), (assets, "photo.*"), *((assets / name, "**/*") for name in FOLDERS)):
+        for path in sorted(p for p in root.glob(pattern) if p.is_file()):
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -71,13 +71,20 @@ def progress(title: str, every: float = 10.0) -> Iterator[Callable[[int, int], N
     yield line
 
 
-def finish(video, out: Path, as_json: bool, audio: Path | None = None) -> int:
-    """Saves the video and prints where it is: one line, or with `as_json` an object."""
+def finish(video, args: argparse.Namespace, audio: Path | None = None) -> int:
+    """Saves the video and prints where it is: one line, or with --json an object; and says if the pose was made up."""
     from champ_jax.infer.video import skeleton_path
 
+    out = args.out
     video.save(out, audio=audio)
+    if video.metadata["pose_source"] == "standing":
+        print(
+            f"note: no pose was given for {args.image}: a person standing in its middle is assumed. "
+            f"Give --pose FILE, or put {args.image.with_suffix('.json').name} beside the photo.",
+            file=sys.stderr,
+        )
     skeleton = skeleton_path(out) if video.skeleton is not None else None
-    if as_json:
+    if args.json:
         shown = {key: value for key, value in video.metadata.items() if isinstance(value, (str, int, float))}
         result = {"out": str(out), "skeleton": skeleton and str(skeleton), "frames": len(video.frames), "fps": video.fps, **shown}
         print(json.dumps(result))

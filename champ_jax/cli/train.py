@@ -1,4 +1,4 @@
-"""`champ-jax train`: trains the stages that a configuration names."""
+"""`champ-jax train`: trains one stage, or several one after another, each from what the last one left."""
 
 import argparse
 import json
@@ -13,12 +13,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "train",
         help="train from a configuration",
-        description="Trains from a configuration file. Stopped with Ctrl-C it saves, exits with 75 and goes on when the "
-        "same command is given again.",
-        epilog="example: champ-jax train --config configs/stage_b.py --workdir runs/b --config.optim.steps=2000",
+        description="Trains from a configuration file. Given several, trains them in their order, each from the weights of the "
+        "one before, in folders of the workdir that are named after their stages. Stopped with Ctrl-C it saves, exits with 75 "
+        "and goes on when the same command is given again.",
+        epilog="examples: champ-jax train --config configs/stage_b.py --workdir runs/b --config.optim.steps=2000; "
+        "champ-jax train --config stage_a --config stage_b --config stage_c --workdir runs/all --config.data.directory=DATA",
     )
-    parser.add_argument("--config", required=True, help="a file in configs/, its name, or name:variant; "
-                        "change single values with --config.a.b=value")  # fmt: skip
+    parser.add_argument("--config", required=True, action="append", help="a file in configs/, its name, or name:variant; "
+                        "change single values, in all of them, with --config.a.b=value; may be given several times")  # fmt: skip
     parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and samples go here")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto",
                         help="auto: go on from the newest valid checkpoint in the workdir (default); "
@@ -30,31 +32,44 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks the configuration and the workdir, then trains; prints the figures of the run as JSON with --json."""
-    from champ_jax.config import load_config, write_record
+    """Checks the configurations and the workdir, then trains; prints the figures of each run, as JSON with --json."""
+    from champ_jax.config import load_config
 
-    config = load_config(args.config, args.overrides)
+    configs = [load_config(name, args.overrides) for name in args.config]
+    workdirs = [args.workdir] if len(configs) == 1 else [args.workdir / str(config.stage) for config in configs]
+    if len(set(workdirs)) < len(configs):
+        raise UserError(f"{', '.join(args.config)}: two of them are of the same stage; train them one at a time")
     make_workdir(args.workdir)
     if args.multihost:
         from champ_jax.parallel.multihost import initialise
 
         initialise()
-    write_record(config, args.workdir / "config.json")
+    weights = None
+    for config, workdir in zip(configs, workdirs):
+        if weights is not None:
+            with config.unlocked():
+                config.init_from = weights
+        weights = train_one(config, workdir, args.resume, args.json)
+    return 0
+
+
+def train_one(config, workdir: Path, resume: str, as_json: bool) -> str:
+    """Trains what one configuration says, prints the figures, and returns where the weights are."""
     if config.get("stage") == "vae":
         from champ_jax.train.autoencoder import train
 
-        figures = train(config, args.workdir)
+        figures = train(config, workdir)
         result = f"PSNR {figures['psnr']:.2f} dB, {figures['psnr_person']:.2f} dB on the person"
     else:
         from champ_jax.train.loop import train
 
-        figures = train(config, args.workdir, resume=args.resume)
+        figures = train(config, workdir, resume=resume)
         result = f"validation loss {figures['first']:.4f} -> {figures['last']:.4f}"
-    if args.json:
-        print(json.dumps(figures))
+    if as_json:
+        print(json.dumps(figures), flush=True)
     else:
-        print(f"{figures['steps']} steps in {figures['seconds']:.0f} s, {result}, weights in {figures['weights']}")
-    return 0
+        print(f"{figures['steps']} steps in {figures['seconds']:.0f} s, {result}, weights in {figures['weights']}", flush=True)
+    return figures["weights"]
 
 
 def make_workdir(workdir: Path) -> None:

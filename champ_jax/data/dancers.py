@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -101,6 +102,8 @@ def plan_split(
         raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if identities < 1 or clips < 1 or seconds <= 0:
         raise UserError(f"nothing to render: {identities} identities with {clips} clips of {seconds} s each; all must be positive")
+    if round(seconds * fps) < 1:
+        raise UserError(f"clips of {seconds} s at {fps} frames a second have zero frames: give more seconds")
     if fps < 1 or stride < 1 or size < 16 or seconds > LONGEST:
         raise UserError(f"fps {fps}, stride {stride}, size {size}, seconds {seconds}: expected at least 1, 1, 16 and at most {LONGEST}")
     if seed < 0 or identities > PEOPLE_A_SEED or seed * PEOPLE_A_SEED + identities > TEST_IDENTITIES:
@@ -228,6 +231,7 @@ def _rendered(plans: list[ClipPlan], waiting: Path, workers: int, progress: Call
 
 def _start_worker() -> None:
     """A worker uses one core, and no accelerator for the songs' features."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     os.environ["JAX_PLATFORMS"] = "cpu"
     cv2.setNumThreads(1)
 

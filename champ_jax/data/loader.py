@@ -197,6 +197,8 @@ def _items(records: Records, spec: SampleSpec, skip_short: bool) -> np.ndarray:
     if short and not skip_short:
         raise UserError(f"{where}: {len(short)} of {len(records)} clips are shorter than the {spec.span} frames that a "
                         f"sample needs: {_some(short)}. Lower frames or stride, or skip short clips.")  # fmt: skip
+    if short and items:
+        print(f"note: {where}: {len(short)} of {len(records)} clips are too short for {spec.span} frames and left out", flush=True)
     if not items:
         kind = "motion frames" if spec.stage == "A" else "frames with pixels"
         raise UserError(f"{where}: zero samples: no clip has {spec.span} {kind}.")

@@ -1,6 +1,7 @@
 """A folder of guidance maps, one sub-folder a kind, read and checked as CHAMP lays it out."""
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def load_guidance(
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """The maps of `folder` that a checkpoint with `kinds` can use, fitted to `size` (height, width).
 
-    folder holds depth/, normal/, semantic_map/, dwpose/ with one image a frame, matched by sorted name, and mask/ if
+    folder holds depth/, normal/, semantic_map/, dwpose/ with one image a frame, in the order of the numbers in their
+    names and matched by name, and mask/ if
     semantic_map is there: where the mask is 0 the semantic map is blackened, as in CHAMP. Instead of dwpose/ it may hold
     keypoints.npz: keypoints [F,134,2] in pixels, confidence [F,134], size [2] = (height, width) of the frame.
     Returns maps {kind: u8 [F,*size,3]} and the mask u8 [F,*size] of 0/1, or None without mask/.
@@ -54,16 +56,24 @@ def load_guidance(
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without suffix, sorted."""
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-    if not files:
+    """Image files of a folder by name without suffix, frame_2 before frame_10."""
+    paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda path: _in_order(path.stem))
+    if not paths:
         raise UserError(f"{folder}: there are no frames; expected images named 0000.png, 0001.png and so on")
-    return files
+    for one, other in zip(paths, paths[1:]):
+        if one.stem == other.stem:
+            raise UserError(f"{folder}: {one.name} and {other.name} are the same frame; remove one of them")
+    return {path.stem: path for path in paths}
+
+
+def _in_order(name: str) -> list:
+    """A key that sorts the numbers in names as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _check_same_frames(folder: Path, files: dict[str, dict[str, Path]]) -> None:
     """Every kind must have the same frames; the message names the first one missing."""
-    every = sorted(set().union(*files.values()))
+    every = sorted(set().union(*files.values()), key=_in_order)
     for name, paths in files.items():
         missing = [stem for stem in every if stem not in paths]
         if missing:
@@ -82,10 +92,12 @@ def _draw(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         with np.load(path) as values:
             keypoints, confidence, frame = (np.asarray(values[k], np.float32) for k in ("keypoints", "confidence", "size"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot read it ({error}); expected arrays keypoints, confidence and size") from error
     if keypoints.ndim != 3 or keypoints.shape[1:] != (J, 2) or confidence.shape != keypoints.shape[:2] or not len(keypoints):
         raise UserError(f"{path}: keypoints {keypoints.shape} and confidence {confidence.shape}; expected [F,{J},2] and [F,{J}], F >= 1")
+    if frame.shape != (2,) or not (frame > 0).all():
+        raise UserError(f"{path}: size is {frame.tolist()}; expected (height, width) of the frame in pixels")
     scale = max(size[0] / frame[0], size[1] / frame[1])
     offset = (np.array(size[::-1]) - scale * frame[::-1]) / 2
     return draw_clip(keypoints * scale + offset, confidence, size)

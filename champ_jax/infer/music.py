@@ -1,6 +1,7 @@
 """A whole song to a dance of the photo's person: M2P window after window, then retargeting."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -19,13 +20,16 @@ from champ_jax.pose.retarget import keep_inside, retarget, start_from
 HOMING = 0.5  # share of the way back to the photo's place that a window walks
 
 
-def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """The dance of a photo's person to a song: (keypoints [F,J,2] px, confidence [F,J]) at the pipeline's motion_fps.
+def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """The dance of a photo's person to the first `seconds` of a song: (keypoints [F,J,2] px, confidence [F,J]) at the
+    pipeline's motion_fps.
 
-    pipeline: a `Pipeline` whose model has M2P. audio: f32 [S] at `rate` Hz.
+    pipeline: a `Pipeline` whose model has M2P. audio: f32 [S] at `rate` Hz, the whole song: tempo, beats and loudness are
+    those of the whole, as in training, however much of it is danced to.
     """
     settings, config = pipeline.settings, pipeline.config.m2p
     music = features(audio, rate, settings.motion_fps, settings.music_spec)
+    music = music[: max(1, math.ceil(seconds * settings.motion_fps - 1e-6))]
     face = np.zeros(config.face_dim, np.float32) if photo.face is None else photo.face
     return dance_keypoints(
         config, pipeline.params["m2p"], music, photo.keypoints, photo.confidence, face, photo.image.shape[:2],

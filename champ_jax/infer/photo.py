@@ -1,4 +1,4 @@
-"""The photo: read, turned upright, centre-fitted to the model's size, and the pose of the person in it."""
+"""The photo: read, turned upright, fitted to the model's size, and the pose of the person in it."""
 
 import json
 import os
@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from champ_jax.data import transforms
 from champ_jax.errors import UserError
-from champ_jax.pose.skeleton import BODY, FEET, MIRROR, J
+from champ_jax.pose.skeleton import BODY, FEET, MIRROR, THRESHOLD, J
+
+MARGIN = 0.1  # of a person's height or width, between keypoints and the edge of what belongs to the person
 
 # A person standing upright with arms hanging, in body heights from (0, crown): body points on the middle line and of the
 # right side, the viewer's left; the left side is its mirror image. Face and hands are left out.
@@ -34,11 +37,6 @@ class Photo:
     face: np.ndarray | None
     pose_source: str
 
-    @property
-    def has_pose(self) -> bool:
-        """False when the pose is only the canonical standing body."""
-        return self.pose_source != "standing"
-
 
 def load_image(image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
     """u8 [H,W,3] RGB of a file, a PIL image or an array u8 [H,W,3]; upright by its EXIF tag, transparency on white.
@@ -54,11 +52,12 @@ def load_image(image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarra
         if not path.is_file():
             raise UserError(f"{path}: there is no such image file")
         try:
-            image = Image.open(path)
+            image = ImageOps.exif_transpose(Image.open(path))
             image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: cannot read the image: {error}; give a PNG or JPEG file") from error
-    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, as depth maps often have; PIL itself would cut them off at 255
+        image = Image.fromarray(np.round(np.asarray(image, np.float32).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
@@ -85,7 +84,8 @@ def load_photo(
     size: tuple[int, int],
     pose: str | os.PathLike | tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Photo:
-    """The photo fitted to `size` (height, width), with the person's pose in its pixels.
+    """The photo fitted to `size` (height, width), with the person's pose in its pixels. With a pose the whole person is
+    shown, as in training; without one the middle is cut out.
 
     pose: a JSON file, or (keypoints [J,2], confidence [J]) in pixels of the photo as given. Without it the JSON file of
     the photo's name beside the photo counts, and else a body that stands upright in the middle.
@@ -95,19 +95,31 @@ def load_photo(
     """
     picture = load_image(image)
     height, width = picture.shape[:2]
-    fitted, scale, offset = fit(picture, size)
     if pose is None and isinstance(image, (str, os.PathLike)) and Path(image).with_suffix(".json").is_file():
         pose = Path(image).with_suffix(".json")
     if pose is None:
         keypoints, confidence = standing_body(size)
-        return Photo(fitted, keypoints, confidence, None, "standing")
+        return Photo(fit(picture, size)[0], keypoints, confidence, None, "standing")
     if isinstance(pose, tuple):
         (keypoints, confidence), face, source = pose, None, "given"
     else:
         keypoints, confidence, face = read_pose(pose, (width, height))
         source = str(pose)
-    keypoints = (scale * np.asarray(keypoints) + offset).astype(np.float32)
-    return Photo(fitted, keypoints, np.asarray(confidence, np.float32), face, source)
+    keypoints, confidence = np.asarray(keypoints, np.float32), np.asarray(confidence, np.float32)
+    view = transforms.fit((height, width), size, _person_box(keypoints, confidence, (height, width)))
+    keypoints, confidence = view.points(keypoints, confidence)
+    return Photo(view.photo(picture), keypoints, confidence, face, source)
+
+
+def _person_box(keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """xyxy [4] around the visible keypoints [J,2], with room for hair and shoes, inside a photo of `size` (height, width)."""
+    seen = keypoints[confidence >= THRESHOLD]
+    if not len(seen):
+        return np.array([0, 0, size[1], size[0]], np.float32)
+    low, high = seen.min(0), seen.max(0)
+    room = MARGIN * (high - low).max()
+    limit = np.array(size[::-1], np.float32)
+    return np.concatenate([np.clip(low - room, 0, limit), np.clip(high + room, 0, limit)])
 
 
 def read_pose(path: str | os.PathLike, photo_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -144,15 +144,15 @@ class Pipeline:
         """
         if self.config.m2p is None or "dwpose" not in self.kinds:
             raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; animate with guidance maps instead")
-        if seconds is not None and not seconds > 0:
+        if seconds is not None and not 0 < seconds < math.inf:
             raise UserError(f"seconds is {seconds}: give more than 0, or leave it away to dance to the whole song")
         size = self._check_size(size)
         settings = self._sample_settings(steps, guidance_scale, sampling)
         photo = load_photo(image, size, pose)
         audio, rate = load_audio(song)
-        audio = audio[: math.ceil(seconds * rate)] if seconds else audio
-        keypoints, confidence = music_to_pose(self, photo, audio, rate)
-        shown = self._video_frames(len(audio) / rate, len(keypoints))
+        duration = min(seconds or math.inf, len(audio) / rate)
+        keypoints, confidence = music_to_pose(self, photo, audio, rate, duration)
+        shown = self._video_frames(duration, len(keypoints))
         skeleton = draw_clip(keypoints[shown], confidence[shown], size)
         frames = self._render(photo, {"dwpose": skeleton}, seed, settings, on_progress)
         metadata = {

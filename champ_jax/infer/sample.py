@@ -57,7 +57,7 @@ class SampleSettings:
     def __post_init__(self):
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: sampling needs at least 1")
-        if self.guidance_scale < 1:
+        if not 1 <= self.guidance_scale < np.inf:
             raise UserError(f"guidance scale is {self.guidance_scale}: give 1 (no guidance) or more")
         if self.window < 1 or self.window_batch < 1 or not 0 <= self.overlap < self.window:
             raise UserError(

@@ -72,7 +72,7 @@ def write_video(
         with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
             _encode(container, frames, Fraction(fps).limit_denominator(1001), audio, min_side)
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, av.FFmpegError) as error:
         raise UserError(f"{path}: cannot write the video: {error}") from error
     finally:
         partial.unlink(missing_ok=True)

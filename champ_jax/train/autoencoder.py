@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from champ_jax.checkpoint.weights import save_weights
+from champ_jax.config import write_record
 from champ_jax.data import transforms
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
@@ -107,6 +108,7 @@ def train(config, workdir: str | Path) -> dict[str, Any]:
     params, geometry = fit_autoencoder(patch_statistics(frames, geometry.patch), geometry)
     figures = {"psnr": 0.0, "psnr_person": 0.0, "scaling": geometry.scaling}
     figures["psnr"], figures["psnr_person"] = _quality(frames, params, geometry.patch)
+    write_record(config, workdir / "config.json")
     weights = save_weights(workdir / "weights", {"vae": params}, {"vae": dataclasses.asdict(geometry)})
     with MetricLog(workdir) as metric_log:
         metric_log.scalars(len(frames), "train", figures)

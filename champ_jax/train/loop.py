@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from champ_jax.checkpoint import store
-from champ_jax.config import config_hash
+from champ_jax.config import config_hash, write_record
 from champ_jax.data.records import open_records
 from champ_jax.diffusion.losses import SNR_FORMS
 from champ_jax.errors import UserError
@@ -46,13 +46,14 @@ def train(config, workdir: str | Path, resume: str = "auto") -> dict:
     check(config)
     records = open_records(config.data.directory, config.data.split, keep=config.data.cache)
     assembled = assemble(config, records)
-    check_music(config, assembled)
+    check_model(config, assembled)
     assembled = standardise(config, assembled, records)
     mesh = make_mesh(config.mesh)
     feed = Feed(config, assembled, records, workdir)
     evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
     step_fn, new_state = compile_step(config, assembled, mesh)
     state, first = start(config, assembled, workdir, resume, new_state, feed, mesh)
+    write_record(config, workdir / "config.json")
     total, every = config.optim.steps, config.log
     with MetricLog(workdir, first, config.log.wandb) as log, StopRequest() as stop:
         if not log.validation:
@@ -110,8 +111,12 @@ def check(config) -> None:
         )
 
 
-def check_music(config, assembled: Assembled) -> None:
-    """Raises UserError when a model with M2P meets a stage B configuration that cannot train the two together."""
+def check_model(config, assembled: Assembled) -> None:
+    """Raises UserError when a model cannot be trained as the configuration says: frames that it cannot encode, or M2P in
+    a stage B whose settings say nothing of it."""
+    step = assembled.config.vae.downsampling
+    if config.stage != "A" and config.data.size % step:
+        raise UserError(f"config.data.size is {config.data.size}: this model's VAE needs a multiple of {step}")
     if config.stage != "B" or assembled.config.m2p is None:
         return
     needed = {"data": ("motion_frames",), "loss": ("m2p", "m2p_weight", "music_start", "music_share")}

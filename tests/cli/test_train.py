@@ -35,16 +35,23 @@ def config_file(tmp_path):
     return str(path)
 
 
-def test_trains_with_overrides_and_writes_what_was_used(loop, config_file, tmp_path, capsys):
+def test_trains_with_overrides(loop, config_file, tmp_path, capsys):
     workdir = tmp_path / "run"
     words = ["train", "--config", config_file, "--workdir", str(workdir), "--json", "--config.optim.steps=20"]
     assert main(words) == 0
     ((config, folder, resume),) = loop
     assert (config.optim.steps, folder, resume) == (20, workdir, "auto")
     assert json.loads(capsys.readouterr().out)["steps"] == 20
-    record = json.loads((workdir / "config.json").read_text())
-    assert record["config"]["optim"] == {"learning_rate": 1e-4, "steps": 20}
-    assert record["packages"]["jax"]
+
+
+def test_stages_follow_each_other(loop, tmp_path):
+    for stage in "AB":
+        text = CONFIG.replace('{"seed"', f'{{"stage": "{stage}", "init_from": "", "seed"')
+        (tmp_path / f"{stage}.py").write_text(text)
+    words = ["train", "--config", str(tmp_path / "A.py"), "--config", str(tmp_path / "B.py"), "--workdir", str(tmp_path / "run")]
+    assert main([*words, "--config.init_from=given"]) == 0
+    assert [(config.init_from, folder.name) for config, folder, _ in loop] == [("given", "A"), ("w", "B")]
+    assert main([*words[:3], *words[1:3], *words[5:]]) == 2 and len(loop) == 2
 
 
 def test_unknown_key_stops_before_anything_is_written(loop, config_file, tmp_path, capsys):

@@ -60,6 +60,7 @@ def test_keypoints_are_drawn(tmp_path):
         (lambda f: (write(f, "depth"), write(f, "semantic_map")), "needs mask/"),
         (lambda f: (write(f, "depth", 2), write(f, "semantic_map"), write(f, "mask")), "depth/ has 2 .* 0002 is missing"),
         (lambda f: (write(f, "depth"), (f / "depth/0001.png").write_text("x")), "0001.png: cannot read"),
+        (lambda f: (write(f, "depth"), (f / "depth/0001.jpg").write_text("x")), "0001.(jpg|png) and 0001.(jpg|png) are the same frame"),
     ],
 )
 def test_wrong_folders_get_one_line(tmp_path, break_it, message):
@@ -68,9 +69,21 @@ def test_wrong_folders_get_one_line(tmp_path, break_it, message):
         load_guidance(tmp_path, ("depth", "semantic_map"), SIZE)
 
 
+def test_numbers_in_names_are_numbers(tmp_path):
+    for i in range(11):
+        write(tmp_path / str(i), "depth", 1, value=i)
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        (tmp_path / str(i) / "depth/0000.png").rename(tmp_path / f"depth/frame_{i}.png")
+    assert load_guidance(tmp_path, ("depth",), SIZE)[0]["depth"][:, 0, 0, 0].tolist() == list(range(11))
+
+
 def test_missing_folder_and_wrong_keypoints(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         load_guidance(tmp_path / "nowhere", GUIDANCE_KINDS, SIZE)
     np.savez(tmp_path / "keypoints.npz", keypoints=np.zeros((4, 18, 2)), confidence=np.zeros((4, 18)), size=(64, 64))
     with pytest.raises(UserError, match=r"keypoints.npz: .*expected \[F,134,2\]"):
         load_guidance(tmp_path, ("dwpose",), SIZE)
+    for frame in (64, (0, 64)):
+        np.savez(tmp_path / "keypoints.npz", keypoints=np.zeros((4, 134, 2)), confidence=np.zeros((4, 134)), size=frame)
+        with pytest.raises(UserError, match="size is"):
+            load_guidance(tmp_path, ("dwpose",), SIZE)

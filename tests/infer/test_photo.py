@@ -57,7 +57,7 @@ def test_pose_file_beside_the_photo(picture):
     np.testing.assert_allclose(photo.keypoints, 40)
     np.testing.assert_allclose(photo.confidence, 0.9)
     np.testing.assert_allclose(photo.face, [0.6, 0.8])
-    assert photo.has_pose and photo.pose_source.endswith("photo.json")
+    assert photo.pose_source.endswith("photo.json")
 
 
 def test_pose_of_a_smaller_copy_is_scaled(picture, tmp_path):
@@ -68,7 +68,25 @@ def test_pose_of_a_smaller_copy_is_scaled(picture, tmp_path):
 
 def test_pose_as_arrays(picture):
     photo = photos.load_photo(photos.load_image(picture), (80, 80), (np.full((J, 2), 20.0), np.ones(J)))
-    np.testing.assert_allclose(photo.keypoints, np.tile([20, 40], (J, 1)))
+    np.testing.assert_allclose(photo.keypoints, np.tile([40, 40], (J, 1)))
+
+
+def test_the_whole_person_is_shown():
+    """A full-length portrait on a square: the middle alone would have neither head nor feet."""
+    picture = np.zeros((90, 50, 3), np.uint8)
+    picture[4:8, 23:27] = 255
+    keypoints = np.zeros((J, 2))
+    keypoints[0], keypoints[10] = (25, 6), (25, 84)
+    photo = photos.load_photo(picture, (64, 64), (keypoints, np.eye(J)[0] + np.eye(J)[10]))
+    assert (photo.keypoints[[0, 10]] > 0).all() and (photo.keypoints[[0, 10]] < 64).all()
+    x, y = photo.keypoints[0].astype(int)
+    assert photo.image[y, x].min() > 150 and photo.image[-1].max() == 0
+
+
+def test_sixteen_bits_keep_their_range(tmp_path):
+    Image.fromarray(np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)).save(tmp_path / "depth.png")
+    levels = photos.load_image(tmp_path / "depth.png")
+    assert levels.shape == (4, 6, 3) and (np.diff(levels[..., 0].ravel().astype(int)) > 5).all() and levels.max() == 255
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"keypoints": [[1, 2, 3]]}', '{"points": []}'])
@@ -90,4 +108,4 @@ def test_standing_body_is_inside_and_upright(size):
 
 
 def test_without_any_pose_the_photo_says_so(picture):
-    assert not photos.load_photo(picture, (80, 80)).has_pose
+    assert photos.load_photo(picture, (80, 80)).pose_source == "standing"

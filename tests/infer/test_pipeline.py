@@ -83,7 +83,7 @@ def test_a_folder_of_maps(pipe, tmp_path):
         ({"guidance": _maps(3, ("normal",))}, "normal.*guided by depth, dwpose"),
         ({"guidance": _maps(0)}, "at least one frame"),
         ({"guidance": {**_maps(3, ("depth",)), **_maps(4, ("dwpose",))}}, "equally many"),
-        ({"size": (33, 32)}, "multiples of 8"),
+        ({"size": (33, 32)}, "multiples of 4"),
         ({"steps": 0}, "steps is 0"),
         ({"guidance_scale": 0.0}, "guidance scale is 0"),
     ],

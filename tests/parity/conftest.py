@@ -18,6 +18,11 @@ def pytest_configure(config):
     config.stash[ERRORS] = {}
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[ERRORS].update(getattr(node, "workeroutput", {}).get("parity_errors", {}))
+
+
 @pytest.fixture(scope="session")
 def load(request):
     """load("io_vae") -> {name: array}; load("train.json") -> its content."""
@@ -67,9 +72,10 @@ def compare(request):
 
 
 def pytest_sessionfinish(session):
-    path = session.config.getoption("--parity-table")
-    if path:
-        errors = session.config.stash[ERRORS]
+    path, errors = session.config.getoption("--parity-table"), session.config.stash[ERRORS]
+    if hasattr(session.config, "workeroutput"):  # of pytest-xdist, whose main process writes the table
+        session.config.workeroutput["parity_errors"] = errors
+    elif path:
         rows = [f"| {name} | {e:.1e} | {s:.3g} | {e / s:.1e} |" for name, (e, s) in sorted(errors.items())]
         head = ["| output | largest error | scale (RMS) | relative |", "|---|---|---|---|"]
         Path(path).write_text("\n".join(head + rows) + "\n")

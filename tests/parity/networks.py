@@ -47,6 +47,7 @@ class Networks:
             heads=motion["num_attention_heads"],
             max_frames=motion["temporal_position_encoding_max_len"],
             blocks=motion["num_transformer_block"],
+            attentions=len(motion["attention_block_types"]),
         )
         return UNetConfig(
             channels=tuple(own["block_out_channels"]),

@@ -118,6 +118,7 @@ def test_music_drives_a_share_of_stage_b(small, tmp_path):
         ("A", {"learning_rate": 0.0}, "learning_rate"),
         ("A", {"clip": 0.0}, "clip"),
         ("B", {"loss__snr_form": "wrong"}, "wrong"),
+        ("B", {"data__size": 30}, "multiple of 4"),
     ],
 )
 def test_bad_values_are_refused_in_words(stage, changes, words, small, tmp_path):
@@ -135,8 +136,11 @@ def test_frozen_networks_must_come_from_weights(small, tmp_path):
 
 def test_never_resume_refuses_a_used_folder(small, tmp_path):
     loop.train(small("A", steps=1), tmp_path / "run")
+    record = (tmp_path / "run/config.json").read_text()
+    assert json.loads(record)["config"]["optim"]["steps"] == 1 and json.loads(record)["packages"]["jax"]
     with pytest.raises(UserError, match="already holds checkpoints"):
         loop.train(small("A", steps=2), tmp_path / "run", resume="never")
+    assert (tmp_path / "run/config.json").read_text() == record
 
 
 def test_a_latent_cache_and_augmentation_exclude_each_other(small, tmp_path):
