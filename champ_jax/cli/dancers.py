@@ -33,6 +33,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--azimuth", type=float, default=180.0, help="cameras stand within this many degrees of the front (default: 180)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other people and scenes (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--music-spec", default="rich192", choices=("rich192", "stack4800", "fact35"),
+                        help="features of the songs (default: rich192)")  # fmt: skip
     parser.add_argument("--no-face", action="store_true", help="leave out face embeddings, which need dlib")
     return parser
 
@@ -51,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.data.dancers import make_dataset, plan_split
 
     plans = plan_split(
-        args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth, args.seed, not args.no_face
-    )
+        args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth, args.seed,
+        not args.no_face, args.music_spec,
+    )  # fmt: skip
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:

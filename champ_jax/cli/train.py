@@ -16,7 +16,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Trains from a configuration file. Given several, trains them in their order, each from the weights of the "
         "one before, in folders of the workdir that are named after their stages. Stopped with Ctrl-C it saves, exits with 75 "
         "and goes on when the same command is given again.",
-        epilog="examples: champ-jax train --config configs/stage_b.py --workdir runs/b --config.optim.steps=2000; "
+        epilog="example: champ-jax train --config configs/stage_b.py --workdir runs/b --config.optim.steps=2000; or all three: "
         "champ-jax train --config stage_a --config stage_b --config stage_c --workdir runs/all --config.data.directory=DATA",
     )
     parser.add_argument("--config", required=True, action="append", help="a file in configs/, its name, or name:variant; "
