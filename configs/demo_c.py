@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
         {
             "snr_gamma": 0.0,
             "noise_offset": 0.0,
-            "last_step": 0.1,
+            "last_step": 0.7,
             "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),
