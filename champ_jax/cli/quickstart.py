@@ -29,7 +29,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "quickstart",
         help="train, dance, animate and score the committed demo",
         description="Trains stages A, B and C on the committed people from the committed demo weights, dances to a song and "
-        "animates people that training has not seen, and writes metrics.json and report.html: about 15 minutes on 2 cores.",
+        "animates people that training has not seen, and writes metrics.json and report.html: about 10 minutes on 2 cores.",
         epilog="example: champ-jax quickstart --out runs/quickstart",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="where results go (default: %(default)s)")
