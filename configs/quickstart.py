@@ -8,7 +8,8 @@ Hardware: 2 CPU cores, 4 GB of memory, all stages together under 10 minutes. Exp
 from ml_collections import ConfigDict
 
 STEPS = {"A": 100, "B": 80, "C": 40}
-RATES = {"A": 2e-4, "B": 5e-5, "C": 5e-4}
+# B is slow: eight people must not spoil what a thousand taught.
+RATES = {"A": 2e-4, "B": 2e-5, "C": 5e-4}
 
 
 def get_config(stage: str = "B") -> ConfigDict:
@@ -36,7 +37,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "first_frames": 12,
             "stride": 1,
             "motion_frames": 36,
-            "augment": {"A": "none", "B": "strong", "C": "mild"}[stage],
+            "augment": "none" if stage == "A" else "mild",
             "cache": True,
             "latent_cache": False,
         }
@@ -45,7 +46,7 @@ def get_config(stage: str = "B") -> ConfigDict:
         {
             "steps": STEPS[stage],
             "learning_rate": RATES[stage],
-            "m2p_learning_rate": RATES[stage] / (10 if stage == "B" else 1),
+            "m2p_learning_rate": RATES[stage],
             "warmup": 20,
             "decay": 0.8,
             "weight_decay": 1e-2,
@@ -69,7 +70,7 @@ def get_config(stage: str = "B") -> ConfigDict:
             "temporal": 5.0,
             "m2p": "regress",
             "m2p_weight": 0.5,
-            "music_start": 0.8,
+            "music_start": 0.5,
             "music_share": 0.5,
         }
     )
