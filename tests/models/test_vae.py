@@ -50,7 +50,7 @@ def test_patches():
     vae = make(config)
     assert vae.encode(jnp.zeros((1, 8, 16, 3)))[0].shape == (1, 2, 4, 2)
     assert vae.decode(jnp.zeros((1, 2, 4, 2))).shape == (1, 8, 16, 3)
-    assert not any("mid" in name for name in split(vae)[1]["encoder"])
+    assert all("mid" in split(vae)[1][half] for half in ("encoder", "decoder"))
 
 
 def test_folding_and_unfolding():
