@@ -1,39 +1,84 @@
-"""The CLIP vision tower as transformers stores it (CLIPVisionModelWithProjection)."""
+"""The CLIP vision tower as transformers stores it: alone with its projection, or in a whole CLIP."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
+from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.errors import UserError
+from champ_jax.models.clip import CLIP, CLIPConfig
 
-from champ_jax.convert.mapping import Rules, from_torch, to_torch
-
-RULES: Rules = (
-    (r"^class_token$", "vision_model/embeddings/class_embedding"),
-    (r"^patch/", "vision_model/embeddings/patch_embedding/"),
-    (r"^positions$", "vision_model/embeddings/position_embedding.weight"),
-    (r"^norm_in/", "vision_model/pre_layrnorm/"),
-    (r"^norm_out/", "vision_model/post_layernorm/"),
-    (r"^projection/", "visual_projection/"),
-    (r"^layer_(\d+)/", r"vision_model/encoder/layers.\1/"),
-    (r"/norm([12])/", r"/layer_norm\1/"),
-    (r"/to_(q|k|v|out)/", r"/self_attn.\1_proj/"),
-    (r"/ff_in/", "/mlp.fc1/"),
-    (r"/ff_out/", "/mlp.fc2/"),
+KEPT = {"vision_model.embeddings.position_ids": "an index buffer of old files, computed rather than stored"}
+TEXT_KEPT = {
+    "text_model.*": "the text half, which a model that looks at a photo has no use for",
+    "text_projection.weight": "of the text half",
+    "logit_scale": "scales similarities of texts and images",
+}
+LAYOUT = Layout(
+    rules=(
+        (r"^class_token$", "vision_model/embeddings/class_embedding"),
+        (r"^patch/", "vision_model/embeddings/patch_embedding/"),
+        (r"^positions$", "vision_model/embeddings/position_embedding.weight"),
+        # As the files spell it.
+        (r"^norm_in/", "vision_model/pre_layrnorm/"),
+        (r"^norm_out/", "vision_model/post_layernorm/"),
+        (r"^projection/", "visual_projection/"),
+        (r"^layer_(\d+)/", r"vision_model/encoder/layers.\1/"),
+        (r"/norm([12])/", r"/layer_norm\1/"),
+        (r"/to_(q|k|v|out)/", r"/self_attn.\1_proj/"),
+        (r"/ff_in/", "/mlp.fc1/"),
+        (r"/ff_out/", "/mlp.fc2/"),
+    ),
+    kept=KEPT,
 )
-"""`pre_layrnorm` is how the files spell it."""
-
-ALLOW = {"vision_model.embeddings.position_ids": "an index buffer of old files, computed rather than stored"}
+EMBEDDINGS = "vision_model.embeddings."
 
 
-def clip_from_torch(state: Mapping[str, np.ndarray], params: Mapping, source: str = "CLIP weights") -> dict:
-    """Parameters of `champ_jax.models.clip.CLIP` from a state dict of transformers.
+def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
+    """{"clip": ...}. The number of heads and the activation change no shape: without a config.json, those of the released
+    towers of that width are taken."""
+    own = config.get("vision_config") or config
+    try:
+        hidden, _, patch, _ = shapes[f"{EMBEDDINGS}patch_embedding.weight"]
+        tokens, _ = shapes[f"{EMBEDDINGS}position_embedding.weight"]
+        layers = sum(name.endswith(".layer_norm1.weight") and name.startswith("vision_model.") for name in shapes)
+        intermediate = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
+        projection = shapes["visual_projection.weight"][0]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"a CLIP vision tower with projection needs {error}: give the model 'WithProjection'") from error
+    huge = hidden >= 1280
+    return {
+        "clip": {
+            "hidden": hidden,
+            "intermediate": intermediate,
+            "layers": layers,
+            "heads": own.get("num_attention_heads") or (16 if huge else max(hidden // 64, 1)),
+            "patch": patch,
+            "image_size": math.isqrt(tokens - 1) * patch,
+            "projection": projection,
+            "activation": own.get("hidden_act") or ("gelu" if huge else "quick_gelu"),
+        }
+    }
 
-    `params` are the model's, or their shapes. Raises UserError unless every key fits.
-    """
-    return from_torch(state, params, RULES, ALLOW, source=source)
+
+def _components(kept: Mapping[str, str]):
+    layout = Layout(LAYOUT.rules, kept=kept)
+    return lambda config: {"clip": Component(abstract(CLIP, CLIPConfig(**config["clip"])), layout)}
 
 
-def clip_to_torch(params: Mapping) -> dict[str, np.ndarray]:
-    """The state dict of a tower, with the names of transformers."""
-    return to_torch(params, RULES)
+VISION = Format(
+    title="a CLIP vision tower with projection",
+    signature=("vision_model.embeddings.class_embedding", "visual_projection.weight"),
+    foreign=("text_model.*",),
+    geometry=geometry,
+    components=_components(KEPT),
+)
+WHOLE = Format(
+    title="a whole CLIP",
+    signature=("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_model.*"),
+    geometry=geometry,
+    components=_components(KEPT | TEXT_KEPT | {"text_model.embeddings.position_ids": "an index buffer"}),
+)

@@ -1,88 +1,107 @@
 """Between a state dict of PyTorch and nested parameters of ours, by a table of names; exact, in both directions.
 
 Each of our parameters has one PyTorch name, found by renaming its path; the accounting then leaves no key of either
-side unexplained. Convolutions go OIHW <-> HWIO and linear layers (out, in) <-> (in, out). A linear layer of ours may
-be a 1x1 convolution there.
+side unexplained. Convolutions go O,I,window <-> window,I,O and linear layers (out, in) <-> (in, out). A linear layer of
+ours may be a 1x1 convolution there. No tensor is read before it is needed, and none changes its dtype.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.partial import account
+from champ_jax.checkpoint.tensors import LazyArray, lazy
+from champ_jax.models.animator import split
+from champ_jax.nn.keys import ParamKeys
 
-Rules = Sequence[tuple[str, str]]
+Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 """Regular expression and replacement, applied in order to "down_0/resnet_1/conv1/kernel" and the like."""
 
 LEAVES: Rules = ((r"/kernel$", "/weight"), (r"/scale$", "/weight"))
 
 
-def torch_name(path: str, rules: Rules) -> str:
-    """The PyTorch name of the parameter at `path`, e.g. "down_blocks.0.resnets.1.conv1.weight"."""
-    for pattern, replacement in (*rules, *LEAVES):
-        path = re.sub(pattern, replacement, path)
-    return path.replace("/", ".")
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one kind of file names and shapes the parameters of one model.
 
-
-def from_torch(
-    state: Mapping[str, np.ndarray],
-    params: Mapping,
-    rules: Rules,
-    allow: Mapping[str, str] | None = None,
-    pointwise: str | None = None,
-    source: str = "state dict",
-) -> dict:
-    """Converts a state dict to parameters.
-
-    Args:
-      state: PyTorch name to array.
-      params: the model's nested parameters, or just their shapes; what they need is what is read.
-      rules: from our paths to PyTorch names.
-      allow: PyTorch names (patterns) that may stay unused, with the reason.
-      pointwise: expression for the paths of our linear kernels that are 1x1 convolutions in the file.
-      source: the file, for error messages.
-
-    Returns:
-      Nested dict of float32 arrays with the paths and shapes of `params`.
-
-    Raises:
-      UserError: keys missing, unexpected or of another shape.
+    rules: from our paths to its names. pointwise: expression for the paths of our linear kernels that are 1x1
+    convolutions there. kept: patterns (`*` as in file names) of names that our model has no use for, with the reason;
+    they are kept beside the weights, so that they can be written back.
     """
+
+    rules: Rules
+    pointwise: str | None = None
+    kept: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def name(self, path: str) -> str:
+        """The PyTorch name of the parameter at `path`, e.g. "down_blocks.0.resnets.1.conv1.weight"."""
+        for pattern, replacement in (*self.rules, *LEAVES):
+            path = re.sub(pattern, replacement, path)
+        return path.replace("/", ".")
+
+
+def their_shapes(params: Mapping, layout: Layout) -> dict[str, tuple[int, ...]]:
+    """PyTorch name to shape of nested parameters, or of their shapes."""
     leaves = flatten_dict(params, sep="/")
-    names = {path: torch_name(path, rules) for path in leaves}
-    shapes = {names[path]: _torch_shape(path, leaf.shape, pointwise) for path, leaf in leaves.items()}
-    account({name: array.shape for name, array in state.items()}, shapes, allow, source)
-    arrays = {path: _to_ours(state[names[path]], path, leaf.shape) for path, leaf in leaves.items()}
-    return unflatten_dict(arrays, sep="/")
+    return {layout.name(path): _their_shape(path, leaf.shape, layout) for path, leaf in leaves.items()}
 
 
-def to_torch(params: Mapping, rules: Rules, pointwise: str | None = None) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`: PyTorch name to array, in the arrays' own dtype."""
+def to_ours(state: Mapping[str, Any], params: Mapping, layout: Layout) -> dict[str, Any]:
+    """The arrays of a state dict that are these nested parameters, as LazyArrays; names and shapes must be right."""
     leaves = flatten_dict(params, sep="/")
-    return {torch_name(path, rules): _to_theirs(np.asarray(leaf), path, pointwise) for path, leaf in leaves.items()}
+    return unflatten_dict({path: _to_ours(state[layout.name(path)], path, leaf.shape) for path, leaf in leaves.items()}, sep="/")
 
 
-def _torch_shape(path, shape, pointwise):
+def to_torch(params: Mapping, shapes: Mapping, layout: Layout, source: str = "parameters") -> dict[str, LazyArray]:
+    """PyTorch name to array of nested parameters, each in its own dtype: the inverse of `to_ours`.
+
+    Only what `shapes` has is taken. Raises UserError, listing them, for parameters missing or of another shape.
+    """
+    wanted, given = flatten_dict(shapes, sep="/"), flatten_dict(params, sep="/")
+    found = {path: tuple(given[path].shape) for path in wanted if path in given}
+    account(found, {path: tuple(leaf.shape) for path, leaf in wanted.items()}, source=source)
+    return {layout.name(path): _to_theirs(given[path], path, layout) for path in wanted}
+
+
+@functools.cache
+def abstract(model: Callable, config: Any) -> dict:
+    """Shapes of the parameters of `model(config, rngs)`, as a nested dict; nothing is allocated."""
+    return split(nnx.eval_shape(lambda: model(config, ParamKeys(0))))[1]
+
+
+def materialise(params: Mapping, dtype: Any = np.float32) -> dict:
+    """Nested LazyArrays as nested arrays in memory, all of `dtype`."""
+    flat = {path: np.array(leaf, dtype) for path, leaf in flatten_dict(params, sep="/").items()}
+    return unflatten_dict(flat, sep="/")
+
+
+def _their_shape(path, shape, layout):
     if not path.endswith("/kernel"):
         return tuple(shape)
     *window, width_in, width_out = shape
-    if pointwise and re.search(pointwise, path):
+    if layout.pointwise and re.search(layout.pointwise, path):
         window = [1, 1]
     return (width_out, width_in, *window)
 
 
 def _to_ours(array, path, shape):
-    array = np.asarray(array, np.float32)
-    if path.endswith("/kernel"):
-        array = np.moveaxis(array, (0, 1), (-1, -2)).reshape(shape)
-    return np.ascontiguousarray(array)
+    array = lazy(array)
+    if not path.endswith("/kernel"):
+        return array
+    return array.map(lambda x: np.moveaxis(x, (0, 1), (-1, -2)).reshape(shape), shape)
 
 
-def _to_theirs(array, path, pointwise):
-    if path.endswith("/kernel"):
-        array = np.moveaxis(array, (-1, -2), (0, 1)).reshape(_torch_shape(path, array.shape, pointwise))
-    return np.ascontiguousarray(array)
+def _to_theirs(array, path, layout):
+    array = lazy(array)
+    if not path.endswith("/kernel"):
+        return array
+    shape = _their_shape(path, array.shape, layout)
+    return array.map(lambda x: np.moveaxis(x, (-1, -2), (0, 1)).reshape(shape), shape)

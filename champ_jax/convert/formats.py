@@ -1,0 +1,131 @@
+"""What one file of a checkpoint holds: how it is recognised, which components it has, and reading and writing it whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from champ_jax.checkpoint.partial import account
+from champ_jax.checkpoint.tensors import LazyArray, lazy
+from champ_jax.convert.mapping import Layout, their_shapes, to_ours, to_torch
+from champ_jax.errors import UserError
+
+Shapes = Mapping[str, tuple[int, ...]]
+Config = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """Parameters of one component that a file holds: their shapes as a nested dict, and how the file names them."""
+
+    shapes: Mapping[str, Any]
+    layout: Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One kind of state dict.
+
+    title: for people. signature: patterns (`*` as in file names); a state dict in which each of them matches some name,
+    and in which none of `foreign` does, is taken for this one. geometry: from the shapes by name and the file's own
+    config.json (empty if there is none) to our configuration of the components, nested plain values; raises UserError
+    for what we have no model of. components: from that configuration to the components by name; "guidance/depth" is the
+    part "depth" of the component "guidance". absent: from the configuration to values for kept names that a writer
+    needs when no file gave them.
+    """
+
+    title: str
+    signature: tuple[str, ...]
+    geometry: Callable[[Shapes, Config], dict[str, Any]]
+    components: Callable[[Config], dict[str, Component]]
+    absent: Callable[[Config], dict[str, LazyArray]] = lambda config: {}
+    foreign: tuple[str, ...] = ()
+
+    def matches(self, names: list[str]) -> bool:
+        """Whether a state dict with these names is taken for this format."""
+        return all(_some(names, pattern) for pattern in self.signature) and not any(_some(names, p) for p in self.foreign)
+
+
+def _some(names: list[str], pattern: str) -> bool:
+    """Whether the pattern matches any of the names; without `*` it is one of them."""
+    if "*" not in pattern:
+        return pattern in names
+    return bool(fnmatch.filter(names, pattern))
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Components read from a file, or to be written to one.
+
+    params: component to nested dict of arrays, mostly LazyArrays. config: their geometry, as in a model folder. kept:
+    names of the file that no component uses, to array, and reasons to why.
+    """
+
+    params: dict[str, Any]
+    config: dict[str, Any]
+    kept: dict[str, LazyArray] = dataclasses.field(default_factory=dict)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def read(state: Mapping[str, Any], file_config: Config, format: Format, source: str) -> Weights:
+    """All of a state dict {name: array}, none of its tensors read yet; file_config: the config.json beside it, or {}.
+
+    Raises UserError when a name is missing, unexpected or of another shape, listing them.
+    """
+    shapes = {name: tuple(array.shape) for name, array in state.items()}
+    config = format.geometry(shapes, file_config)
+    components = format.components(config)
+    expected: dict[str, tuple[int, ...]] = {}
+    reasons: dict[str, str] = {}
+    for component in components.values():
+        expected |= their_shapes(component.shapes, component.layout)
+        reasons |= component.layout.kept
+    excused = account(shapes, expected, reasons, source)
+    params: dict[str, Any] = {}
+    for name, component in components.items():
+        place(params, name, to_ours(state, component.shapes, component.layout))
+    kept = {name: lazy(state[name]) for name in excused if name in state}
+    return Weights(params, config, kept, {name: excused[name] for name in kept})
+
+
+def write(weights: Weights, format: Format, source: str) -> dict[str, LazyArray]:
+    """The state dict {name: array} of a file of this format.
+
+    Raises UserError when the weights lack a component or have another geometry than their configuration says.
+    """
+    state: dict[str, LazyArray] = {}
+    patterns: dict[str, str] = {}
+    for name, component in format.components(weights.config).items():
+        given = find(weights.params, name)
+        if given is None:
+            raise UserError(f"{source} has no {name}, which {format.title} needs; it has {', '.join(sorted(weights.params)) or 'nothing'}.")
+        state |= to_torch(given, component.shapes, component.layout, f"{source}, {name},")
+        patterns |= component.layout.kept
+    kept = {name: array for name, array in weights.kept.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+    return state | format.absent(weights.config) | kept
+
+
+def find(params: Mapping[str, Any], name: str) -> Any:
+    """The part "a/b" of nested components, or None."""
+    node: Any = params
+    for part in name.split("/"):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def place(params: dict[str, Any], name: str, value: Any) -> None:
+    """Puts a nested dict at "a/b" of nested components, beside what is there."""
+    node = params
+    for part in name.split("/"):
+        node = node.setdefault(part, {})
+    _merge(node, value)
+
+
+def _merge(into: dict[str, Any], value: Mapping[str, Any]) -> None:
+    for key, part in value.items():
+        if isinstance(part, Mapping):
+            _merge(into.setdefault(key, {}), part)
+        else:
+            into[key] = part
