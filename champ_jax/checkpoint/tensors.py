@@ -53,6 +53,10 @@ class LazyArray:
         """This array after `function`, which gives it `shape` and leaves its dtype."""
         return LazyArray(tuple(shape), self.dtype, lambda: function(self.make()))
 
+    def astype(self, dtype: Any) -> LazyArray:
+        """This array in another dtype."""
+        return LazyArray(self.shape, np.dtype(dtype), lambda: self.make().astype(dtype, copy=False))
+
 
 def lazy(array: Any) -> LazyArray:
     """Any array as a LazyArray."""
@@ -156,7 +160,7 @@ def write_safetensors(
     """
     path = Path(path)
     entries = {name: lazy(array) for name, array in arrays.items()}
-    stored = {name: np.dtype(dtype) if dtype is not None and _floating(entry.dtype) else entry.dtype for name, entry in entries.items()}
+    stored = {name: np.dtype(dtype) if dtype is not None and is_floating(entry.dtype) else entry.dtype for name, entry in entries.items()}
     # Wide dtypes first, as the format's own library writes, so that every tensor is aligned.
     order = sorted(entries, key=lambda name: (-stored[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {str(k): str(v) for k, v in metadata.items()}} if metadata else {}
@@ -177,7 +181,8 @@ def write_safetensors(
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _floating(dtype: np.dtype) -> bool:
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether a dtype of a file is a floating-point one, of any width."""
     return NAMES[dtype].startswith(("F", "BF"))
 
 

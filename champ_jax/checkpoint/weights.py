@@ -8,31 +8,37 @@ model/denoiser/config.json             the component's part of the configuration
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
 
 from champ_jax.checkpoint.integrity import flatten
+from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safetensors
 from champ_jax.errors import UserError
 
-CONFIG, ARRAYS = "config.json", "model.safetensors"
+CONFIG, ARRAYS, KEPT = "config.json", "model.safetensors", "kept.safetensors"
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-# safetensors' names of the dtypes that weights come in.
-STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I32": np.int32, "U8": np.uint8}
 
 
-def save_weights(directory: str | Path, params: dict[str, Any], config: dict, dtype: str = "float32") -> Path:
+def save_weights(
+    directory: str | Path,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    dtype: str | None = "float32",
+    kept: Mapping[str, LazyArray] | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> Path:
     """Writes a model; the folder appears under its name only when all of it is written, in place of an older one.
 
     Args:
       directory: the model's folder.
-      params: {component: nested dict of arrays}.
+      params: {component: nested dict of arrays}; LazyArrays are read one at a time.
       config: plain values that JSON can hold; `config[component]` goes into that component's folder.
-      dtype: "float32", "bfloat16" or "float16": what floating-point arrays are stored as.
+      dtype: "float32", "bfloat16" or "float16": what floating-point arrays are stored as; None leaves them as they are.
+      kept: arrays of a converted checkpoint that no component uses, by name; `origin` is the text stored with them.
 
     Returns:
       `directory` as a Path.
@@ -47,12 +53,13 @@ def save_weights(directory: str | Path, params: dict[str, Any], config: dict, dt
     try:
         for name, component in params.items():
             (partial / name).mkdir(parents=True)
-            arrays = {path: _cast(array, DTYPES[dtype]) for path, array in flatten(component).items()}
-            save_file(arrays, partial / name / ARRAYS, metadata={"component": name})
+            write_safetensors(partial / name / ARRAYS, flatten(component), {"component": name}, DTYPES.get(dtype))
             _write_json(partial / name / CONFIG, config.get(name) or {})
         counts = {name: len(flatten(component)) for name, component in params.items()}
         # An empty part stays here too, or loading could not tell None from {}.
         shared = {key: value for key, value in config.items() if key not in params or not value}
+        if kept or origin:
+            write_safetensors(partial / KEPT, kept or {}, origin)
         _write_json(partial / CONFIG, {"components": counts, "config": shared})
         _replace(partial, directory)
     except OSError as error:
@@ -71,6 +78,12 @@ def load_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:
     Raises:
       UserError: no such model, a component missing or too many, an unreadable file, a wrong number of arrays.
     """
+    params, config = open_weights(directory)
+    return {name: unflatten({path: np.array(array) for path, array in flatten(part).items()}) for name, part in params.items()}, config
+
+
+def open_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:
+    """As `load_weights`, but with LazyArrays: nothing but headers is read."""
     directory = Path(directory)
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory} is not a model: it has no {CONFIG}. Give the folder that training wrote.")
@@ -85,7 +98,7 @@ def load_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:
         )
     params, config = {}, dict(top["config"])
     for name, count in top["components"].items():
-        arrays = _read_arrays(directory / name / ARRAYS)
+        arrays, _ = read_safetensors(directory / name / ARRAYS)
         if len(arrays) != count:
             raise UserError(f"{directory / name / ARRAYS} holds {len(arrays)} arrays, {count} are expected.")
         params[name] = unflatten(arrays)
@@ -114,21 +127,6 @@ def _replace(source: Path, target: Path) -> None:
         os.replace(target, old)
     os.replace(source, target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _cast(array: Any, dtype: Any) -> np.ndarray:
-    array = np.asarray(array)
-    floating = array.dtype in map(np.dtype, DTYPES.values())
-    return np.ascontiguousarray(array.astype(dtype) if floating else array)
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """safetensors.numpy itself writes bfloat16 but cannot read it."""
-    try:
-        entries = deserialize(path.read_bytes())
-        return {name: np.frombuffer(entry["data"], STORED[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}. Copy or train it again.") from error
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -1,5 +1,6 @@
 """Weights from and to the files of the PyTorch world, without PyTorch."""
 
-#from champ_jax.convert import champ, clip, vae
+from champ_jax.convert.checkpoints import Report, export_checkpoint, import_checkpoint, inspect_checkpoint, recognise, save_import
+from champ_jax.convert.kinds import KINDS
 
-#__all__ = ["champ", "clip", "vae"]
+__all__ = ["KINDS", "Report", "export_checkpoint", "import_checkpoint", "inspect_checkpoint", "recognise", "save_import"]

@@ -10,6 +10,7 @@ from typing import Any
 from champ_jax.checkpoint.partial import account
 from champ_jax.checkpoint.tensors import LazyArray, lazy
 from champ_jax.convert.mapping import Layout, their_shapes, to_ours, to_torch
+from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -29,11 +30,11 @@ class Format:
     """One kind of state dict.
 
     title: for people. signature: patterns (`*` as in file names); a state dict in which each of them matches some name,
-    and in which none of `foreign` does, is taken for this one. geometry: from the shapes by name and the file's own
+    in which none of `foreign` does, and of whose shapes `when` is true, is taken for this one. geometry: from the shapes by name and the file's own
     config.json (empty if there is none) to our configuration of the components, nested plain values; raises UserError
     for what we have no model of. components: from that configuration to the components by name; "guidance/depth" is the
-    part "depth" of the component "guidance". absent: from the configuration to values for kept names that a writer
-    needs when no file gave them.
+    part "depth" of the component "guidance", and "denoiser/" another part of "denoiser". absent: from the configuration to values for kept names that a writer
+    needs when no file gave them. describe: the config.json that loaders of this format want beside the file.
     """
 
     title: str
@@ -42,10 +43,19 @@ class Format:
     components: Callable[[Config], dict[str, Component]]
     absent: Callable[[Config], dict[str, LazyArray]] = lambda config: {}
     foreign: tuple[str, ...] = ()
+    when: Callable[[Shapes], bool] = lambda shapes: True
+    describe: Callable[[Config], dict[str, Any]] | None = None
 
-    def matches(self, names: list[str]) -> bool:
-        """Whether a state dict with these names is taken for this format."""
-        return all(_some(names, pattern) for pattern in self.signature) and not any(_some(names, p) for p in self.foreign)
+    def matches(self, shapes: Shapes) -> bool:
+        """Whether a state dict with these names and shapes is taken for this format."""
+        names = list(shapes)
+        known = all(_some(names, pattern) for pattern in self.signature) and not any(_some(names, p) for p in self.foreign)
+        return known and self.when(shapes)
+
+    def share(self, shapes: Shapes) -> float:
+        """The share of the signature that a state dict has, 0 to 1."""
+        names = list(shapes)
+        return sum(_some(names, pattern) for pattern in self.signature) / len(self.signature)
 
 
 def _some(names: list[str], pattern: str) -> bool:
@@ -104,13 +114,30 @@ def write(weights: Weights, format: Format, source: str) -> dict[str, LazyArray]
         state |= to_torch(given, component.shapes, component.layout, f"{source}, {name},")
         patterns |= component.layout.kept
     kept = {name: array for name, array in weights.kept.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
-    return state | format.absent(weights.config) | kept
+    dtype = next(iter(state.values())).dtype
+    filled = {name: array.astype(dtype) for name, array in format.absent(weights.config).items() if name not in kept}
+    return state | filled | kept
+
+
+def merge_config(known: Config, new: Config, source: str) -> dict[str, Any]:
+    """Nested configurations of two files of one model as one. Raises UserError, naming `source`, where they contradict."""
+    merged = dict(known)
+    for name, value in new.items():
+        if name == "kinds":
+            merged[name] = tuple(kind for kind in GUIDANCE_KINDS if kind in (*known.get(name, ()), *value))
+        elif isinstance(value, Mapping) and isinstance(known.get(name), Mapping):
+            merged[name] = merge_config(known[name], value, source)
+        elif known.get(name, value) != value:
+            raise UserError(f"{source} has {name} {value!r} and the files before it {known[name]!r}: they are not of one model.")
+        else:
+            merged[name] = value
+    return merged
 
 
 def find(params: Mapping[str, Any], name: str) -> Any:
     """The part "a/b" of nested components, or None."""
     node: Any = params
-    for part in name.split("/"):
+    for part in name.strip("/").split("/"):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
 
@@ -118,7 +145,7 @@ def find(params: Mapping[str, Any], name: str) -> Any:
 def place(params: dict[str, Any], name: str, value: Any) -> None:
     """Puts a nested dict at "a/b" of nested components, beside what is there."""
     node = params
-    for part in name.split("/"):
+    for part in name.strip("/").split("/"):
         node = node.setdefault(part, {})
     _merge(node, value)
 

@@ -1,53 +1,127 @@
-"""Stable Diffusion's VAE as diffusers stores it, with the attention names of old files or of new ones."""
+"""Stable Diffusion's VAE: diffusers' names, those of its older files, and those of the original single file."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
+from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.errors import UserError
+from champ_jax.models.vae import VAE, VAEConfig
 
-from champ_jax.convert.mapping import Rules, from_torch, to_torch
-
-RULES: Rules = (
+_BLOCKS: Rules = (
     (r"/(down|up)_(\d+)/", r"/\1_blocks.\2/"),
     (r"/mid/", "/mid_block/"),
     (r"/resnet_(\d+)/", r"/resnets.\1/"),
     (r"/attention/norm/", "/attention/group_norm/"),
     (r"/attention/", "/attentions.0/"),
-    (r"/to_out/", "/to_out.0/"),
     (r"/shortcut/", "/conv_shortcut/"),
     (r"/(down|up)sample/", r"/\1samplers.0.conv/"),
     (r"/norm_out/", "/conv_norm_out/"),
 )
+_OLD_ATTENTION: Rules = ((r"/to_q/", "/query/"), (r"/to_k/", "/key/"), (r"/to_v/", "/value/"), (r"/to_out/", "/proj_attn/"))
 POINTWISE = r"/shortcut/|quant_conv/"
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-ATTENTION_LAYER = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn|to_q|to_k|to_v|to_out\.0)(\.weight|\.bias)$")
+DIFFUSERS = Layout((*_BLOCKS, (r"/to_out/", "/to_out.0/")), POINTWISE)
+OLD_DIFFUSERS = Layout((*_BLOCKS, *_OLD_ATTENTION), POINTWISE)
+FIRST_DIFFUSERS = Layout(OLD_DIFFUSERS.rules, POINTWISE + r"|/attention/to_")
+"""Files converted from the first Stable Diffusion keep its 1x1 convolutions."""
 
 
-def modern_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state dict with the attention names that diffusers uses since 0.15; sd-vae-ft-mse's own files are older.
-
-    Attention layers that are 1x1 convolutions, as in files converted from the first Stable Diffusion, become matrices.
-    """
-    modern = {}
-    for name, array in state.items():
-        layer = ATTENTION_LAYER.match(name)
-        if layer:
-            name = layer[1] + OLD_ATTENTION.get(layer[2], layer[2]) + layer[3]
-            array = array.reshape(array.shape[:2]) if array.ndim == 4 else array
-        modern[name] = array
-    return modern
-
-
-def vae_from_torch(state: Mapping[str, np.ndarray], params: Mapping, source: str = "VAE weights") -> dict:
-    """Parameters of `champ_jax.models.vae.VAE` from a state dict of diffusers' AutoencoderKL.
-
-    `params` are the model's, or their shapes. Raises UserError unless every key fits.
-    """
-    return from_torch(modern_names(state), params, RULES, pointwise=POINTWISE, source=source)
+def original_rules(levels: int, prefix: str = "") -> Rules:
+    """From our paths to the original names, which count the decoder's resolutions from the finest."""
+    return (
+        (r"/down_(\d+)/resnet_(\d+)/", r"/down.\1.block.\2/"),
+        (r"/up_(\d+)/resnet_(\d+)/", lambda match: f"/up.{levels - 1 - int(match[1])}.block.{match[2]}/"),
+        (r"/down_(\d+)/downsample/", r"/down.\1.downsample.conv/"),
+        (r"/up_(\d+)/upsample/", lambda match: f"/up.{levels - 1 - int(match[1])}.upsample.conv/"),
+        (r"/mid/resnet_(\d+)/", lambda match: f"/mid.block_{int(match[1]) + 1}/"),
+        (r"/mid/attention/", "/mid.attn_1/"),
+        (r"/to_(q|k|v)/", r"/\1/"),
+        (r"/to_out/", "/proj_out/"),
+        (r"/shortcut/", "/nin_shortcut/"),
+        (r"^", prefix),
+    )
 
 
-def vae_to_torch(params: Mapping) -> dict[str, np.ndarray]:
-    """The state dict of a VAE, with the new attention names."""
-    return to_torch(params, RULES, POINTWISE)
+def original_layout(config: Config, prefix: str = "") -> Layout:
+    """The original file's layout of a VAE of this geometry."""
+    return Layout(original_rules(len(config["vae"]["channels"]), prefix), POINTWISE + r"|/attention/to_")
+
+
+def _geometry(layout_of_one_level: Layout):
+    """Reads the geometry by the names that a layout gives to the encoder."""
+
+    def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
+        def shape(path: str) -> tuple[int, ...] | None:
+            return shapes.get(layout_of_one_level.name(path))
+
+        channels, layers = [], 0
+        while found := shape(f"encoder/down_{len(channels)}/resnet_0/conv1/kernel"):
+            channels.append(found[0])
+        while shape(f"encoder/down_0/resnet_{layers}/conv1/kernel"):
+            layers += 1
+        moments = shape("quant_conv/kernel")
+        if not channels or not moments:
+            raise UserError("a VAE of Stable Diffusion has encoder, decoder and quant_conv, and this file has not all of them.")
+        latents = moments[0] // 2
+        # The factor and the norms' groups change no shape.
+        scaling = config.get("scaling_factor") or VAEConfig.scaling
+        return {
+            "vae": {
+                "channels": channels,
+                "layers": layers,
+                "groups": config.get("norm_num_groups") or 32,
+                "latent_channels": latents,
+                "scaling": scaling,
+            }
+        }
+
+    return geometry
+
+
+def vae_config(config: Config) -> VAEConfig:
+    """The geometry under "vae"."""
+    return VAEConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in config["vae"].items()})
+
+
+def _components(layout: Layout):
+    return lambda config: {"vae": Component(abstract(VAE, vae_config(config)), layout)}
+
+
+DIFFUSERS_COMPONENTS = _components(DIFFUSERS)
+
+
+def _original_components(config: Config) -> dict[str, Component]:
+    return {"vae": Component(abstract(VAE, vae_config(config)), original_layout(config))}
+
+
+original_geometry = _geometry(Layout(original_rules(1)))
+
+
+def prefixed_geometry(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    """{"vae": ...} of the part of a single file whose names begin with `prefix`."""
+    return original_geometry({name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}, {})
+
+
+def _is_convolution(shapes: Shapes) -> bool:
+    return len(shapes[f"{_ATTENTION}query.weight"]) == 4
+
+
+_ATTENTION = "encoder.mid_block.attentions.0."
+_SIDES = ("encoder.conv_in.weight", "decoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight", "quant_conv.weight")
+SD_VAE = Format(
+    "a VAE of Stable Diffusion (diffusers)", (*_SIDES, f"{_ATTENTION}to_q.weight"), _geometry(DIFFUSERS), _components(DIFFUSERS),
+    foreign=("*.temporal_res_block.*",),
+)  # fmt: skip
+OLD_SD_VAE = Format(
+    "a VAE of Stable Diffusion (diffusers before 0.15)", (*_SIDES, f"{_ATTENTION}query.weight"),
+    _geometry(OLD_DIFFUSERS), _components(OLD_DIFFUSERS), when=lambda shapes: not _is_convolution(shapes),
+)  # fmt: skip
+FIRST_SD_VAE = Format(
+    "a VAE of Stable Diffusion (diffusers before 0.15, attention as 1x1 convolutions)", OLD_SD_VAE.signature,
+    _geometry(FIRST_DIFFUSERS), _components(FIRST_DIFFUSERS), when=_is_convolution,
+)  # fmt: skip
+ORIGINAL_SD_VAE = Format(
+    "a VAE of Stable Diffusion (original)", ("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight", "encoder.mid.attn_1.q.weight", "quant_conv.weight"),
+    original_geometry, _original_components,
+)  # fmt: skip

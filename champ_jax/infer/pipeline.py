@@ -13,10 +13,9 @@ import numpy as np
 from flax import nnx
 
 from champ_jax.audio.load import load_audio
-from champ_jax.checkpoint import store
-from champ_jax.checkpoint.integrity import flatten, read_manifest
+from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.partial import account
-from champ_jax.checkpoint.weights import load_weights, unflatten
+from champ_jax.checkpoint.run import open_model
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
 from champ_jax.infer.maps import load_guidance
@@ -79,7 +78,7 @@ class Pipeline:
         policy = policy or Policy(compute=jnp.float32 if on_cpu else jnp.bfloat16)
         graphdef, expected = abstract_model(config, policy)
         account(_shapes(params), _shapes(expected), source=source)
-        self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if on_cpu else x.dtype), params)
+        self.params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32 if on_cpu else x.dtype), params)
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
         self._functions = _Functions(config, graphdef, self.schedule)
 
@@ -266,15 +265,7 @@ def load_pipeline(path: str | os.PathLike, policy: Policy | None = None) -> Pipe
     Raises UserError, before anything is compiled, when it is neither, when a component is missing, and when the weights
     are not of the geometry that the folder's configuration states.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder; give a folder of weights or of a training run")
-    if (path / "weights").is_dir():
-        path = path / "weights"
-    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
-        params, config = load_weights(path)
-    else:
-        params, config = _from_run(path)
+    params, config = open_model(path)
     return build_pipeline(params, config, str(path), policy)
 
 
@@ -287,21 +278,6 @@ def build_pipeline(params: Params, config: Mapping[str, Any], source: str, polic
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     return {path: tuple(array.shape) for path, array in flatten(params).items()}
-
-
-def _from_run(path: Path) -> tuple[Params, dict[str, Any]]:
-    """Averaged parameters and model configuration of the newest valid checkpoint of a run."""
-    step = store.latest(path / "checkpoints")
-    if step is None:
-        raise UserError(f"{path} holds neither weights (config.json and a folder for each component) nor checkpoints of a training run")
-    manifest = read_manifest(path / "checkpoints" / f"{step:08d}")
-    abstract = {key: jax.ShapeDtypeStruct(tuple(array["shape"]), jnp.dtype(array["dtype"])) for key, array in manifest["arrays"].items()}
-    arrays, meta = store.restore(path / "checkpoints", step, abstract)
-    if "model" not in meta:
-        raise UserError(f"{path}: the checkpoint of step {step} does not say which model it is of; give a folder of weights")
-    # The average stands in for what was trained; the rest was frozen.
-    parts = {key.removeprefix(group): x for group in ("ema/", "frozen/") for key, x in arrays.items() if key.startswith(group)}
-    return unflatten(parts), dict(meta["model"])
 
 
 def _settings(values: Mapping[str, Any], source: str) -> PipelineSettings:

@@ -25,6 +25,7 @@ class TemporalConfig:
       blocks: transformer blocks a module.
       attentions: attentions over frames in each block.
       ff_mult: width of the feed-forward, in widths.
+      mid: whether the coarsest level has a module; AnimateDiff's v1 and v3 have none there.
     """
 
     heads: int = 8
@@ -33,6 +34,7 @@ class TemporalConfig:
     blocks: int = 1
     attentions: int = 2
     ff_mult: int = 4
+    mid: bool = True
 
 
 def frame_positions(frames: int, width: int) -> jax.Array:

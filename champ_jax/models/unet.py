@@ -102,7 +102,7 @@ class Level(nnx.Module):
             if attention:
                 transformer = SpatialTransformer(width, config.heads, config.groups, config.context_dim, config.ff_mult, rngs, policy)
                 setattr(self, f"attention_{i}", transformer)
-            if config.temporal:
+            if config.temporal and (config.temporal.mid or name != "mid"):
                 setattr(self, f"temporal_{i}", TemporalModule(width, config.temporal, rngs, policy))
 
     def _add_resnet(self, i, width_in, width, config, rngs, policy):
