@@ -147,9 +147,7 @@ def _check_cover(spans: Mapping[str, tuple], size: int) -> None:
         raise ValueError(f"its tensors end at byte {at} of the data, and the data at {size}")
 
 
-def write_safetensors(
-    path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None, dtype: Any = None
-) -> None:
+def write_safetensors(path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None, dtype: Any = None) -> None:
     """Writes arrays one after the other; the file appears under its name only when it is whole.
 
     Args:

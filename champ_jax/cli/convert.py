@@ -36,7 +36,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     exporting.add_argument("--checkpoint", required=True, metavar="DIR", help="folder of weights, or of a run")
     exporting.add_argument("--to", dest="kind", required=True, metavar="KIND", help="what to write")
     exporting.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write to")
-    exporting.add_argument("--format", dest="form", choices=("safetensors", "pt"), default="safetensors", help="of the files (default: %(default)s)")
+    exporting.add_argument(
+        "--format", dest="form", choices=("safetensors", "pt"), default="safetensors", help="of the files (default: %(default)s)"
+    )
     _add_dtype(exporting)
     inspecting = actions.add_parser(
         "inspect",
@@ -85,7 +87,9 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
         return 0
-    print(f"{report.path}\n  kind        {report.kind or 'unknown'}: {report.title}\n  files       {report.form}, {report.bytes / 1e6:,.1f} MB")
+    print(
+        f"{report.path}\n  kind        {report.kind or 'unknown'}: {report.title}\n  files       {report.form}, {report.bytes / 1e6:,.1f} MB"
+    )
     print(f"  numbers     {', '.join(f'{count:,} {name}' for name, count in report.dtypes.items())}")
     for name, (arrays, count) in report.components.items():
         print(f"  {name:11} {count:,} parameters in {arrays} arrays")

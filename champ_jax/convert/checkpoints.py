@@ -75,7 +75,9 @@ def import_checkpoint(path: str | Path, kind: str | None = None) -> Weights:
     path = local_path(path)
     kind = kind or recognise(path)
     if kind is None:
-        raise UserError(f"{path}: its names are those of no checkpoint that is known here. {_guess(path)}Known: {', '.join([*KINDS, OWN])}.")
+        raise UserError(
+            f"{path}: its names are those of no checkpoint that is known here. {_guess(path)}Known: {', '.join([*KINDS, OWN])}."
+        )
     if kind == OWN:
         params, config = open_model(path)
         return Weights(params, config, *_kept_beside(path, None))

@@ -107,7 +107,12 @@ def write(weights: Weights, format: Format, source: str) -> dict[str, LazyArray]
     """
     state: dict[str, LazyArray] = {}
     patterns: dict[str, str] = {}
-    for name, component in format.components(weights.config).items():
+    try:
+        components = format.components(weights.config)
+    except KeyError as error:
+        has = ", ".join(sorted(weights.params)) or "nothing"
+        raise UserError(f"{source} has no {error.args[0]}, which {format.title} needs; it has {has}.") from error
+    for name, component in components.items():
         given = find(weights.params, name)
         if given is None:
             raise UserError(f"{source} has no {name}, which {format.title} needs; it has {', '.join(sorted(weights.params)) or 'nothing'}.")

@@ -100,7 +100,9 @@ def _reference_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
 
 SIGNATURE = ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight", "mid_block.attentions.0.*")
 VIDEO = ("*.motion_modules.*", "*.temp_convs.*", "*.temporal_res_block.*")
-DENOISER = Format("a UNet of Stable Diffusion 1.x (diffusers)", (*SIGNATURE, "conv_out.weight"), geometry, components("denoiser"), foreign=VIDEO)
+DENOISER = Format(
+    "a UNet of Stable Diffusion 1.x (diffusers)", (*SIGNATURE, "conv_out.weight"), geometry, components("denoiser"), foreign=VIDEO
+)
 REFERENCE = Format(
     "a UNet of Stable Diffusion 1.x without head (diffusers)",
     SIGNATURE,

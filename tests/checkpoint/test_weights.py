@@ -49,7 +49,7 @@ def test_failing_while_writing_leaves_the_older_model(tmp_path, monkeypatch):
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", no_room)
+    monkeypatch.setattr(weights, "write_safetensors", no_room)
     with pytest.raises(UserError, match="No space left"):
         save_weights(tmp_path / "model", {"vae": {"bias": jnp.zeros(4)}}, {})
     assert load_weights(tmp_path / "model")[1] == CONFIG

@@ -4,9 +4,6 @@ import dataclasses
 
 import jax
 import numpy as np
-from flax import nnx
-from flax.traverse_util import flatten_dict
-
 from champ_jax.convert.champ import (
     GUIDANCE_RULES,
     TEMPORAL_RULES,
@@ -18,6 +15,9 @@ from champ_jax.convert.champ import (
     unet_from_torch,
     unet_to_torch,
 )
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
 from champ_jax.convert.mapping import torch_name
 from champ_jax.models.animator import split
 from champ_jax.models.guidance import GuidanceConfig, GuidanceEncoder

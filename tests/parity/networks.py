@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from champ_jax.convert.champ import guidance_from_torch, join_temporal, split_temporal, temporal_from_torch, unet_from_torch
-from champ_jax.convert.clip import clip_from_torch
-from champ_jax.convert.vae import vae_from_torch
+from champ_jax.convert import clip, guidance, motion, unet, vae
+from champ_jax.convert.formats import Format, find, place, read
+from champ_jax.convert.mapping import materialise
 from champ_jax.diffusion.schedule import Schedule, make_schedule
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.models.animator import merge, split
@@ -63,17 +63,16 @@ class Networks:
     @functools.cache
     def reference(self) -> UNet:
         """The reference network."""
-        graphdef, shapes = _abstract(UNet, self.unet_config(head=False, temporal=False))
-        return merge(graphdef, unet_from_torch(self._load("reference_unet"), shapes))
+        graphdef, _ = _abstract(UNet, self.unet_config(head=False, temporal=False))
+        return merge(graphdef, params_of(self._load("reference_unet"), unet.REFERENCE, "reference"))
 
     @functools.cache
     def denoiser(self, temporal: bool = True) -> UNet:
         """The denoiser, with motion modules or without."""
-        graphdef, shapes = _abstract(UNet, self.unet_config(head=True, temporal=temporal))
-        spatial_shapes, temporal_shapes = split_temporal(shapes)
-        params = unet_from_torch(self._load("denoising_unet"), spatial_shapes)
+        graphdef, _ = _abstract(UNet, self.unet_config(head=True, temporal=temporal))
+        params = params_of(self._load("denoising_unet"), unet.DENOISER, "denoiser")
         if temporal:
-            params = join_temporal(params, temporal_from_torch(self._load("motion_module"), temporal_shapes))
+            place(params, "", params_of(self._load("motion_module"), motion.ANIMATEDIFF, "motion"))
         return merge(graphdef, params)
 
     @functools.cache
@@ -81,12 +80,13 @@ class Networks:
         """Kind to encoder."""
         own = self.manifest["config"]
         config = GuidanceConfig(channels=tuple(own["gboc"]), out_channels=own["gemb"])
-        graphdef, shapes = _abstract(GuidanceEncoder, config)
+        graphdef, _ = _abstract(GuidanceEncoder, config)
         states = {kind: self._load(f"guidance_encoder_{kind}") for kind in GUIDANCE_KINDS}
-        return {kind: merge(graphdef, guidance_from_torch(state, shapes)) for kind, state in states.items()}
+        return {kind: merge(graphdef, params_of(state, guidance.champ_encoder(kind), f"guidance/{kind}")) for kind, state in states.items()}
 
-    def vae_graph(self) -> tuple[nnx.GraphDef, dict]:
-        """Structure and shapes of the VAE."""
+    @functools.cache
+    def vae(self) -> VAE:
+        """The VAE."""
         own = self.manifest["files"]["io_vae.safetensors"]["kwargs"]
         config = VAEConfig(
             channels=tuple(own["block_out_channels"]),
@@ -94,13 +94,7 @@ class Networks:
             groups=own["norm_num_groups"],
             latent_channels=own["latent_channels"],
         )
-        return _abstract(VAE, config)
-
-    @functools.cache
-    def vae(self) -> VAE:
-        """The VAE."""
-        graphdef, shapes = self.vae_graph()
-        return merge(graphdef, vae_from_torch(self._load("vae"), shapes))
+        return merge(_abstract(VAE, config)[0], params_of(self._load("vae"), vae.SD_VAE, "vae", own))
 
     @functools.cache
     def clip(self) -> CLIP:
@@ -116,8 +110,7 @@ class Networks:
             projection=own["projection_dim"],
             activation=own["hidden_act"],
         )
-        graphdef, shapes = _abstract(CLIP, config)
-        return merge(graphdef, clip_from_torch(self._load("image_encoder"), shapes))
+        return merge(_abstract(CLIP, config)[0], params_of(self._load("image_encoder"), clip.VISION, "clip", own))
 
     def schedule(self, kind: str, **changes) -> Schedule:
         """The schedule of the recorded scheduler with betas of `kind`; `changes` go to make_schedule."""
@@ -130,6 +123,11 @@ class Networks:
             "prediction": PREDICTIONS[own["prediction_type"]],
         }
         return make_schedule(kind, **{**values, **changes})
+
+
+def params_of(state: dict[str, np.ndarray], format: Format, component: str, config: dict | None = None) -> dict:
+    """Parameters of one component of a state dict, float32."""
+    return materialise(find(read(state, config or {}, format, "recorded weights").params, component))
 
 
 def _abstract(model, config) -> tuple[nnx.GraphDef, dict]:

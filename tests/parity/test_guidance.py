@@ -1,9 +1,11 @@
 """Guidance encoders: output of each kind, both sides of the one live attention, and the sum."""
 
+import dataclasses
+
 import numpy as np
 
-from champ_jax.convert.champ import guidance_from_torch, guidance_to_torch
-from champ_jax.models.animator import split
+from champ_jax.convert.formats import read, write
+from champ_jax.convert.guidance import champ_encoder
 from champ_jax.models.guidance import fuse_guidance
 from tests.parity.networks import channels_last, jitted
 
@@ -47,12 +49,18 @@ def test_sum(networks, load, compare):
 
 
 def test_weights_survive_the_way_back(networks, load):
-    """Converted to PyTorch's names again, every live tensor is the recorded one."""
-    for kind, encoder in networks.guidance().items():
-        state, (_, params) = load(f"guidance_encoder_{kind}"), split(encoder)
-        back = guidance_to_torch(guidance_from_torch(state, params))
-        assert set(back) == {name for name in state if not name.startswith(DEAD)}
-        assert all(np.array_equal(array, state[name]) for name, array in back.items())
+    """Converted to PyTorch's names again, every tensor is the recorded one, those that are never used included."""
+    for kind in networks.guidance():
+        state, format = load(f"guidance_encoder_{kind}"), champ_encoder(kind)
+        back = write(read(state, {}, format, kind), format, "ours")
+        assert back.keys() == state.keys()
+        assert all(np.asarray(array).tobytes() == state[name].tobytes() for name, array in back.items())
 
 
-DEAD = ("guidance_attention.", *(f"attentions.{i}." for i in range(5)))
+def test_an_encoder_trained_here_is_whole_for_champ(networks, load):
+    """Without the file it came from, the attentions that CHAMP never calls are there, and zero."""
+    state, format = load("guidance_encoder_depth"), champ_encoder("depth")
+    weights = read(state, {}, format, "depth")
+    back = write(dataclasses.replace(weights, kept={}), format, "ours")
+    assert {name: array.shape for name, array in back.items()} == {name: array.shape for name, array in state.items()}
+    assert not np.asarray(back["guidance_attention.proj_in.weight"]).any()

@@ -6,15 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
-from champ_jax.convert.champ import (
-    guidance_to_torch,
-    join_temporal,
-    split_temporal,
-    temporal_to_torch,
-    unet_to_torch,
-)
+from champ_jax.convert import guidance, motion, unet
+from champ_jax.convert.formats import place
+from champ_jax.convert.mapping import to_torch
+from champ_jax.convert.motion import split_temporal
 from champ_jax.diffusion.losses import diffusion_loss, min_snr_weight, squared_error
 from champ_jax.diffusion.schedule import add_noise, target
 from champ_jax.dims import GUIDANCE_KINDS
@@ -62,7 +58,10 @@ class Case:
 
     def _loss(self, trained, frozen, mask):
         params = {**frozen, **trained}
-        params["denoiser"] = join_temporal(params["denoiser"], params["temporal"])
+        whole: dict = {}
+        place(whole, "", params["denoiser"])
+        place(whole, "", params["temporal"])
+        params["denoiser"] = whole
         models = {name: merge(graphdef, params[name]) for name, graphdef in self.graphs.items()}
         guidance = fuse_guidance({kind: models[f"guidance_{kind}"] for kind in self.maps}, self.maps)
         reference = round_like_champ(reference_features(models["reference"], self.reference_latents, self.context))
@@ -111,12 +110,14 @@ def check_gradients(grads, figures, stage, label, compare):
 
 def torch_gradients(grads) -> dict[str, np.ndarray]:
     """Gradients under the names of CHAMP's training model."""
-    found = {"denoising_unet": temporal_to_torch(grads["temporal"])}
-    if "denoiser" in grads:
-        found["denoising_unet"] |= unet_to_torch(grads["denoiser"])
-        found["reference_unet"] = unet_to_torch(grads["reference"])
-        found |= {f"guidance_encoder_{kind}": guidance_to_torch(grads[f"guidance_{kind}"]) for kind in GUIDANCE_KINDS}
-    return flatten_dict(found, sep=".")
+    layouts = {"temporal": motion.ANIMATEDIFF_LAYOUT, "denoiser": unet.DIFFUSERS, "reference": unet.DIFFUSERS}
+    files = {"temporal": "denoising_unet", "denoiser": "denoising_unet", "reference": "reference_unet"}
+    found = {}
+    for part, tree in grads.items():
+        layout = layouts.get(part, guidance.LAYOUT)
+        owner = files.get(part, part.replace("guidance_", "guidance_encoder_"))
+        found |= {f"{owner}.{name}": np.asarray(x) for name, x in to_torch(tree, tree, layout).items()}
+    return found
 
 
 def is_trainable(name: str, stage: int) -> bool:

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from champ_jax.convert.vae import OLD_ATTENTION, vae_from_torch, vae_to_torch
+from champ_jax.convert.formats import read, write
+from champ_jax.convert.vae import FIRST_SD_VAE, OLD_SD_VAE, SD_VAE
 from champ_jax.errors import UserError
-from champ_jax.models.animator import split
 from champ_jax.models.vae import VAE
 from tests.parity.networks import channels_last, jitted
 
@@ -29,33 +29,31 @@ def test_decode(networks, load, compare):
     compare("vae/decoded", images, channels_last(recorded["decoded"]))
 
 
-def test_old_attention_names(networks, load):
-    """The released file's names, and its even older form with 1x1 convolutions, give the same parameters."""
+def test_all_generations_of_attention_names(load, manifest):
+    """Today's names, those of the released file, and its even older form with 1x1 convolutions."""
+    config = manifest["files"]["io_vae.safetensors"]["kwargs"]
     new, old = load("vae"), load("vae_old_keys_attention_only")
-    replaced = {name for name in new if any(f".{part}." in name for part in OLD_ATTENTION.values())}
+    replaced = {name for name in new if ".attentions." in name and ".group_norm." not in name}
     assert len(replaced) == len(old)
     state = {name: array for name, array in new.items() if name not in replaced} | old
-    _, shapes = networks.vae_graph()
     convolutions = {name: array[..., None, None] if array.ndim == 2 and name in old else array for name, array in state.items()}
-    expected = vae_to_torch(vae_from_torch(new, shapes))
-    for variant in (state, convolutions):
-        found = vae_to_torch(vae_from_torch(variant, shapes))
-        assert found.keys() == expected.keys() == new.keys()
-        assert all(np.array_equal(found[name], expected[name]) for name in found)
+    params = []
+    for given, format in ((new, SD_VAE), (state, OLD_SD_VAE), (convolutions, FIRST_SD_VAE)):
+        shapes = {name: array.shape for name, array in given.items()}
+        assert [known for known in (SD_VAE, OLD_SD_VAE, FIRST_SD_VAE) if known.matches(shapes)] == [format]
+        weights = read(given, config, format, "vae")
+        again = write(weights, format, "ours")
+        assert again.keys() == given.keys()
+        assert all(np.asarray(again[name]).tobytes() == given[name].tobytes() for name in given)
+        params.append(write(weights, SD_VAE, "ours"))
+    for other in params[1:]:
+        assert all(np.array_equal(other[name], new[name]) for name in new)
 
 
-def test_every_key_is_accounted_for(networks, load):
-    state = load("vae")
-    _, shapes = networks.vae_graph()
+def test_every_key_is_accounted_for(load, manifest):
+    state, config = load("vae"), manifest["files"]["io_vae.safetensors"]["kwargs"]
     with pytest.raises(UserError, match="decoder.extra"):
-        vae_from_torch({**state, "decoder.extra": np.zeros(1)}, shapes)
+        read({**state, "decoder.extra": np.zeros(1)}, config, SD_VAE, "vae")
     missing = {name: array for name, array in state.items() if name != "quant_conv.bias"}
     with pytest.raises(UserError, match="quant_conv.bias"):
-        vae_from_torch(missing, shapes)
-
-
-def test_round_trip(networks, load):
-    state = load("vae")
-    again = vae_to_torch(split(networks.vae())[1])
-    assert again.keys() == state.keys()
-    assert all(np.array_equal(again[name], state[name].astype(np.float32)) for name in state)
+        read(missing, config, SD_VAE, "vae")
