@@ -87,9 +87,9 @@ def _inspect(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
         return 0
-    print(
-        f"{report.path}\n  kind        {report.kind or 'unknown'}: {report.title}\n  files       {report.form}, {report.bytes / 1e6:,.1f} MB"
-    )
+    print(report.path)
+    print(f"  kind        {report.kind or 'unknown'}: {report.title}")
+    print(f"  files       {report.form}, {report.bytes / 1e6:,.1f} MB")
     print(f"  numbers     {', '.join(f'{count:,} {name}' for name, count in report.dtypes.items())}")
     for name, (arrays, count) in report.components.items():
         print(f"  {name:11} {count:,} parameters in {arrays} arrays")

@@ -69,12 +69,31 @@ def _components(kept: Mapping[str, str]):
     return lambda config: {"clip": Component(abstract(CLIP, CLIPConfig(**config["clip"])), layout)}
 
 
+def _transformers_config(config: Config) -> dict[str, Any]:
+    """What transformers' CLIPVisionModelWithProjection.from_pretrained wants."""
+    clip = CLIPConfig(**config["clip"])
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_size": clip.hidden,
+        "intermediate_size": clip.intermediate,
+        "num_hidden_layers": clip.layers,
+        "num_attention_heads": clip.heads,
+        "patch_size": clip.patch,
+        "image_size": clip.image_size,
+        "projection_dim": clip.projection,
+        "hidden_act": clip.activation,
+        "layer_norm_eps": 1e-5,
+    }
+
+
 VISION = Format(
     title="a CLIP vision tower with projection",
     signature=("vision_model.embeddings.class_embedding", "visual_projection.weight"),
     foreign=("text_model.*",),
     geometry=geometry,
     components=_components(KEPT),
+    describe=_transformers_config,
 )
 WHOLE = Format(
     title="a whole CLIP",

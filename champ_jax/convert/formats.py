@@ -30,11 +30,12 @@ class Format:
     """One kind of state dict.
 
     title: for people. signature: patterns (`*` as in file names); a state dict in which each of them matches some name,
-    in which none of `foreign` does, and of whose shapes `when` is true, is taken for this one. geometry: from the shapes by name and the file's own
-    config.json (empty if there is none) to our configuration of the components, nested plain values; raises UserError
-    for what we have no model of. components: from that configuration to the components by name; "guidance/depth" is the
-    part "depth" of the component "guidance", and "denoiser/" another part of "denoiser". absent: from the configuration to values for kept names that a writer
-    needs when no file gave them. describe: the config.json that loaders of this format want beside the file.
+    in which none of `foreign` does, and of whose shapes `when` is true, is taken for this one. geometry: from the shapes
+    by name and the file's own config.json ({} if there is none) to our configuration of the components, nested plain
+    values; raises UserError for what we have no model of. components: from that configuration to the components by name;
+    "guidance/depth" is the part "depth" of the component "guidance", "denoiser/" another part of "denoiser". absent: from
+    the configuration to values for kept names that a writer needs when no file gave them. describe: the config.json that
+    loaders of this format want beside the file.
     """
 
     title: str

@@ -24,6 +24,7 @@ INERT = {
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
 }  # fmt: skip
 CONTAINERS = {"collections.OrderedDict": dict, "builtins.dict": dict, "builtins.list": list}
+DTYPES = {"float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"}
 TENSOR = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
 PARAMETER = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
@@ -259,7 +260,7 @@ def _is_storage_or_dtype(text: str) -> bool:
     module, _, attribute = text.rpartition(".")
     if module not in ("torch", "torch.storage", "torch.cuda"):
         return False
-    return attribute.endswith("Storage") or attribute in ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")  # fmt: skip
+    return attribute.endswith("Storage") or attribute in DTYPES
 
 
 _CONSTANTS = {

@@ -98,10 +98,34 @@ def _reference_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     return {"unet": {name: value for name, value in found.items() if name not in ("head", "out_channels")}}
 
 
+def _diffusers_config(config: Config) -> dict[str, Any]:
+    """What diffusers' UNet2DConditionModel.from_pretrained wants."""
+    unet = unet_config(config)
+    blocks = ["CrossAttn{}Block2D" if attention else "{}Block2D" for attention in unet.attention_levels]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 64,
+        "in_channels": unet.in_channels,
+        "out_channels": unet.out_channels,
+        "block_out_channels": list(unet.channels),
+        "down_block_types": [name.format("Down") for name in blocks],
+        "up_block_types": [name.format("Up") for name in reversed(blocks)],
+        "layers_per_block": unet.layers,
+        "attention_head_dim": unet.heads,
+        "norm_num_groups": unet.groups,
+        "cross_attention_dim": unet.context_dim,
+    }
+
+
 SIGNATURE = ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight", "mid_block.attentions.0.*")
 VIDEO = ("*.motion_modules.*", "*.temp_convs.*", "*.temporal_res_block.*")
 DENOISER = Format(
-    "a UNet of Stable Diffusion 1.x (diffusers)", (*SIGNATURE, "conv_out.weight"), geometry, components("denoiser"), foreign=VIDEO
+    "a UNet of Stable Diffusion 1.x (diffusers)",
+    (*SIGNATURE, "conv_out.weight"),
+    geometry,
+    components("denoiser"),
+    foreign=VIDEO,
+    describe=_diffusers_config,
 )
 REFERENCE = Format(
     "a UNet of Stable Diffusion 1.x without head (diffusers)",

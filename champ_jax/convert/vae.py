@@ -107,21 +107,53 @@ def _is_convolution(shapes: Shapes) -> bool:
     return len(shapes[f"{_ATTENTION}query.weight"]) == 4
 
 
+def _diffusers_config(config: Config) -> dict[str, Any]:
+    """What diffusers' AutoencoderKL.from_pretrained wants."""
+    vae = vae_config(config)
+    if vae.patch != 1:
+        raise UserError(f"this VAE folds patches of {vae.patch}x{vae.patch} pixels, which Stable Diffusion's does not.")
+    levels = len(vae.channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": list(vae.channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": vae.layers,
+        "norm_num_groups": vae.groups,
+        "latent_channels": vae.latent_channels,
+        "scaling_factor": vae.scaling,
+    }
+
+
 _ATTENTION = "encoder.mid_block.attentions.0."
 _SIDES = ("encoder.conv_in.weight", "decoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight", "quant_conv.weight")
 SD_VAE = Format(
-    "a VAE of Stable Diffusion (diffusers)", (*_SIDES, f"{_ATTENTION}to_q.weight"), _geometry(DIFFUSERS), _components(DIFFUSERS),
+    "a VAE of Stable Diffusion (diffusers)",
+    (*_SIDES, f"{_ATTENTION}to_q.weight"),
+    _geometry(DIFFUSERS),
+    _components(DIFFUSERS),
     foreign=("*.temporal_res_block.*",),
-)  # fmt: skip
+    describe=_diffusers_config,
+)
 OLD_SD_VAE = Format(
-    "a VAE of Stable Diffusion (diffusers before 0.15)", (*_SIDES, f"{_ATTENTION}query.weight"),
-    _geometry(OLD_DIFFUSERS), _components(OLD_DIFFUSERS), when=lambda shapes: not _is_convolution(shapes),
-)  # fmt: skip
+    "a VAE of Stable Diffusion (diffusers before 0.15)",
+    (*_SIDES, f"{_ATTENTION}query.weight"),
+    _geometry(OLD_DIFFUSERS),
+    _components(OLD_DIFFUSERS),
+    when=lambda shapes: not _is_convolution(shapes),
+    describe=_diffusers_config,
+)
 FIRST_SD_VAE = Format(
-    "a VAE of Stable Diffusion (diffusers before 0.15, attention as 1x1 convolutions)", OLD_SD_VAE.signature,
-    _geometry(FIRST_DIFFUSERS), _components(FIRST_DIFFUSERS), when=_is_convolution,
-)  # fmt: skip
+    "a VAE of Stable Diffusion (diffusers before 0.15, attention as 1x1 convolutions)",
+    OLD_SD_VAE.signature,
+    _geometry(FIRST_DIFFUSERS),
+    _components(FIRST_DIFFUSERS),
+    when=_is_convolution,
+    describe=_diffusers_config,
+)
 ORIGINAL_SD_VAE = Format(
-    "a VAE of Stable Diffusion (original)", ("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight", "encoder.mid.attn_1.q.weight", "quant_conv.weight"),
-    original_geometry, _original_components,
-)  # fmt: skip
+    "a VAE of Stable Diffusion (original)",
+    ("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight", "encoder.mid.attn_1.q.weight", "quant_conv.weight"),
+    original_geometry,
+    _original_components,
+)
