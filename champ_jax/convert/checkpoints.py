@@ -129,7 +129,12 @@ def export_checkpoint(
                 raise
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return [file for stem, state in states.items() for file in _write(state, table.files[stem], config, out / stem, form, dtype)]
+        files = [_write(state, out / f"{stem}{FORMATS[form]}", form, dtype) for stem, state in states.items()]
+        if table.format and table.format.describe:
+            described = out / CONFIG
+            described.write_text(json.dumps(table.format.describe(config), indent=2) + "\n")
+            files.append(described)
+        return files
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}") from error
 
@@ -227,17 +232,10 @@ def _kept_beside(path: Path, kind: str | None) -> tuple[dict[str, LazyArray], di
     return arrays, json.loads(origin.get("reasons", "{}"))
 
 
-def _write(state, format, config, path: Path, form: str, dtype: str | None) -> list[Path]:
-    """Writes one file, and the config.json that its loaders want beside it."""
-    file = path.with_name(path.name + FORMATS[form])
+def _write(state: Mapping[str, LazyArray], file: Path, form: str, dtype: str | None) -> Path:
     writer: Callable = write_safetensors if form == "safetensors" else write_torch
-    metadata = {"format": "pt"}
-    writer(file, state, metadata, DTYPES.get(dtype))
-    if format.describe is None:
-        return [file]
-    described = file.with_name(CONFIG)
-    described.write_text(json.dumps(format.describe(config), indent=2) + "\n")
-    return [file, described]
+    writer(file, state, {"format": "pt"}, DTYPES.get(dtype))
+    return file
 
 
 def _kind(name: str) -> Kind:

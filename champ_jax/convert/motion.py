@@ -73,7 +73,7 @@ def _geometry(layout: Layout, positions: str):
             "groups": config.get("motion_norm_num_groups", 32),
             "max_frames": lengths.pop() if lengths else config.get("motion_max_seq_length", TemporalConfig.max_frames),
             "blocks": count("down_0/temporal_0/block_*/norm_ff/scale"),
-            "attentions": count(f"{first}/norm_*/scale"),
+            "attentions": count(f"{first}/attn_*/to_q/kernel"),
             "ff_mult": hidden // (2 * width),
             "mid": shape("mid/temporal_0/norm/scale") is not None,
         }
