@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
     config.stage = "B"
     config.seed = 0
     config.init_from = ""
+    # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
+    config.init = ConfigDict({"denoiser": "", "reference": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "bfloat16"
     config.train_clip = False
     config.model = ConfigDict(

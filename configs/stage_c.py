@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
     config.stage = "C"
     config.seed = 0
     config.init_from = ""
+    # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
+    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": ""})
     config.compute_dtype = "bfloat16"
     config.model = ConfigDict({"unet": {"remat": True, "temporal": {"max_frames": 32}}})
     config.mesh = ConfigDict({"replica": -1})

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         if weights is not None:
             with config.unlocked():
                 config.init_from = weights
+                # These are in the weights by now, and trained.
+                config.init = {name: "" for name in config.get("init", {})}
         weights = train_one(config, workdir, args.resume, args.json)
     return 0
 

@@ -14,7 +14,7 @@ from flax import nnx
 from champ_jax.audio.load import load_audio
 from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.partial import account
-from champ_jax.checkpoint.run import open_model
+from champ_jax.convert.components import gather
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
 from champ_jax.infer.maps import load_guidance
@@ -257,15 +257,18 @@ class _Functions:
         self.decode = jax.jit(decode)
 
 
-def load_pipeline(path: str | os.PathLike, policy: Policy | None = None) -> Pipeline:
-    """A pipeline from a folder of weights (one sub-folder a component) or a training run's folder.
+def load_pipeline(path: str | os.PathLike | None = None, policy: Policy | None = None, **components: str | os.PathLike) -> Pipeline:
+    """A pipeline from a folder of weights (one sub-folder a component), a training run's folder, or any known checkpoint.
+
+    components: checkpoints for single networks in place of those in `path`, as in
+    `load_pipeline("champ", vae="sd-vae-ft-mse", clip="image_encoder")`; their names are in convert.components.PARTS.
 
     Of a run that has not finished the newest valid checkpoint is taken, with its averaged parameters.
     Raises UserError, before anything is compiled, when it is neither, when a component is missing, and when the weights
     are not of the geometry that the folder's configuration states.
     """
-    params, config = open_model(path)
-    return build_pipeline(params, config, str(path), policy)
+    params, config = gather(path, components)
+    return build_pipeline(params, config, ", ".join(map(str, filter(None, [path, *components.values()]))), policy)
 
 
 def build_pipeline(params: Params, config: Mapping[str, Any], source: str, policy: Policy | None = None) -> Pipeline:

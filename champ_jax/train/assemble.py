@@ -13,7 +13,8 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.partial import account
-from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.checkpoint.weights import save_weights
+from champ_jax.convert.components import gather
 from champ_jax.data.records import Records
 from champ_jax.diffusion.schedule import Schedule, make_schedule
 from champ_jax.errors import UserError
@@ -67,12 +68,15 @@ class Assembled:
 def assemble(config, records: Records) -> Assembled:
     """Builds the model of a run on `records`.
 
-    `config.model` may leave out what the weights in `config.init_from` already say; where both speak they must agree,
+    `config.init_from` is a whole model, `config.init` names single networks that take the place of its own.
+    `config.model` may leave out what these weights already say; where both speak they must agree,
     parameter by parameter. Fresh parameters are only allowed in what the stage trains.
     Raises UserError otherwise, listing the parameters.
     """
-    loaded, described = load_weights(config.init_from) if config.init_from else ({}, {})
-    described = _overlay(described, config.model.to_dict(), str(config.init_from))
+    given_parts = {name: path for name, path in config.get("init", {}).items() if path}
+    source = ", ".join(filter(None, [config.init_from, *given_parts.values()]))
+    loaded, described = gather(config.init_from, given_parts)
+    described = _overlay(described, config.model.to_dict(), source)
     _derive(described)
     geometry = AnimatorConfig.build({name: value for name, value in described.items() if name != "pipeline"})
     policy = Policy(compute=jnp.dtype(config.compute_dtype))
@@ -88,7 +92,7 @@ def assemble(config, records: Records) -> Assembled:
     account(
         {path: tuple(value.shape) for path, value in given.items()},
         {path: tuple(value.shape) for path, value in expected.items() if path not in fresh},
-        source=str(config.init_from),
+        source=source,
     )
     params = {path: np.asarray(value, np.float32) for path, value in given.items()}
     if fresh:

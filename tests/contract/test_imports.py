@@ -23,8 +23,8 @@ ALLOWED = {
     "checkpoint": {"dims", "parallel"},
     "models": {"dims", "config", "nn", "diffusion", "pose", "audio", "checkpoint"},
     "data": {"dims", "pose", "audio"},
-    "infer": LOWER,
-    "train": LOWER | {"infer"},
+    "infer": LOWER | {"convert"},
+    "train": LOWER | {"convert", "infer"},
     "convert": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models"},
     "export": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models", "infer"},
 }

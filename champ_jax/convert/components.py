@@ -1,0 +1,109 @@
+"""A model put together from checkpoints: one for the whole, others for single components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from champ_jax.checkpoint.integrity import flatten
+from champ_jax.checkpoint.weights import unflatten
+from champ_jax.config import did_you_mean
+from champ_jax.convert.checkpoints import import_checkpoint
+from champ_jax.convert.formats import Weights, find, merge_config, place
+from champ_jax.convert.motion import split_temporal
+from champ_jax.errors import UserError
+
+HEAD = ("norm_out", "conv_out")
+
+
+def _denoiser(weights: Weights) -> tuple[Any, dict[str, Any]]:
+    config = {name: weights.config[name] for name in ("unet", "schedule") if name in weights.config}
+    return find(weights.params, "denoiser"), config
+
+
+def _reference(weights: Weights) -> tuple[Any, dict[str, Any]]:
+    """A reference network, or any UNet of its geometry without head and temporal modules."""
+    found = find(weights.params, "reference") or find(weights.params, "denoiser")
+    if not found:
+        return None, {}
+    own = ("channels", "attention_levels", "layers", "context_dim", "in_channels", "ff_mult", "heads", "groups")
+    unet = {name: value for name, value in weights.config["unet"].items() if name in own}
+    return {name: part for name, part in split_temporal(found)[0].items() if name not in HEAD}, {"unet": unet}
+
+
+def _motion(weights: Weights) -> tuple[Any, dict[str, Any]]:
+    found = find(weights.params, "motion") or split_temporal(find(weights.params, "denoiser") or {})[1]
+    if not found:
+        return None, {}
+    return found, {"unet": {name: weights.config["unet"][name] for name in ("channels", "layers", "temporal")}}
+
+
+def _same(name: str) -> Callable[[Weights], tuple[Any, dict[str, Any]]]:
+    """The component of that name with its own part of the configuration."""
+
+    def take(weights: Weights) -> tuple[Any, dict[str, Any]]:
+        about = (name, "kinds") if name == "guidance" else (name,)
+        return find(weights.params, name), {key: weights.config[key] for key in about if key in weights.config}
+
+    return take
+
+
+PARTS = {
+    "denoiser": ("denoiser", _denoiser),
+    "reference": ("reference", _reference),
+    "motion": ("denoiser", _motion),
+    "guidance": ("guidance", _same("guidance")),
+    "vae": ("vae", _same("vae")),
+    "clip": ("clip", _same("clip")),
+    "m2p": ("m2p", _same("m2p")),
+}
+"""What can be given by itself, to the component it goes into and how it is taken from a checkpoint."""
+
+
+def gather(whole: str | Path | None, parts: Mapping[str, str | Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and configuration of a model.
+
+    Args:
+      whole: a checkpoint of any kind that `import_checkpoint` reads, or None.
+      parts: a name of PARTS to a checkpoint from which that part is taken, in place of what `whole` has of it. A
+        checkpoint of a whole model will do for each. "motion" goes into the denoiser.
+
+    Returns:
+      (component to nested dict of arrays in memory, in the dtype they are stored in; configuration).
+
+    Raises:
+      UserError: a checkpoint that cannot be read or lacks the part, or checkpoints whose geometries contradict each other.
+    """
+    params: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    if whole:
+        weights = import_checkpoint(whole)
+        params, config = dict(weights.params), dict(weights.config)
+        if motion := params.pop("motion", None):
+            place(params, "denoiser", motion)
+    for name, path in sorted(parts.items(), key=lambda item: list(PARTS).index(item[0]) if item[0] in PARTS else -1):
+        if name not in PARTS:
+            raise UserError(f"no component {name!r}{did_you_mean(name, PARTS)}; these can be given: {', '.join(PARTS)}.")
+        component, take = PARTS[name]
+        found, about = take(import_checkpoint(path))
+        if not found:
+            raise UserError(f"{path} has no {name}: give a checkpoint that has one.")
+        if name == "denoiser":
+            params.pop("denoiser", None)
+        elif name == "motion":
+            params["denoiser"] = split_temporal(params.get("denoiser") or {})[0]
+            config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}
+        elif name != "guidance":
+            params.pop(name, None)
+            config.pop(name, None)
+        place(params, component, found)
+        config = merge_config(config, about, str(path))
+    return {name: _in_memory(part) for name, part in params.items()}, config
+
+
+def _in_memory(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The file may be gone when the arrays are needed."""
+    return unflatten({path: np.array(array) for path, array in flatten(part).items()})
