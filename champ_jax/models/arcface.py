@@ -10,8 +10,8 @@ from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
-from champ_jax.nn.batch_norm import BatchNorm, PReLU
-from champ_jax.nn.layers import kernel_init, linear
+from champ_jax.nn.convnet import BatchNorm, conv_nd
+from champ_jax.nn.layers import linear
 from champ_jax.nn.policy import Policy
 
 
@@ -41,6 +41,17 @@ class ArcFaceConfig:
             raise UserError(f"arcface: an image of {self.image_size} pixels must divide by 16, as each of four stages halves it.")
 
 
+class PReLU(nnx.Module):
+    """x where it is positive and slope * x elsewhere, with one slope a channel."""
+
+    def __init__(self, width: int, policy: Policy):
+        self.slope = nnx.Param(jnp.full((width,), 0.25, policy.param))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [...,C] -> [...,C]."""
+        return jnp.where(x > 0, x, self.slope[...].astype(x.dtype) * x)
+
+
 class Block(nnx.Module):
     """norm, conv, norm, PReLU, conv, norm, + input; the second convolution has the stride.
 
@@ -48,14 +59,14 @@ class Block(nnx.Module):
     """
 
     def __init__(self, width_in: int, width: int, stride: int, folded: bool, rngs: nnx.Rngs, policy: Policy):
-        self.norm1 = BatchNorm(width_in, policy)
-        self.conv1 = _conv(width_in, width, 3, 1, folded, rngs, policy)
-        self.norm2 = None if folded else BatchNorm(width, policy)
+        self.norm1 = BatchNorm(width_in, rngs, policy)
+        self.conv1 = conv_nd(width_in, width, (3, 3), rngs, policy, bias=folded)
+        self.norm2 = None if folded else BatchNorm(width, rngs, policy)
         self.prelu = PReLU(width, policy)
-        self.conv2 = _conv(width, width, 3, stride, folded, rngs, policy)
-        self.norm3 = None if folded else BatchNorm(width, policy)
-        self.shortcut = _conv(width_in, width, 1, stride, folded, rngs, policy) if stride > 1 else None
-        self.shortcut_norm = BatchNorm(width, policy) if stride > 1 and not folded else None
+        self.conv2 = conv_nd(width, width, (3, 3), rngs, policy, stride, bias=folded)
+        self.norm3 = None if folded else BatchNorm(width, rngs, policy)
+        self.shortcut = conv_nd(width_in, width, (1, 1), rngs, policy, stride, bias=folded) if stride > 1 else None
+        self.shortcut_norm = BatchNorm(width, rngs, policy) if stride > 1 and not folded else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,h,w,C] -> [B,h/stride,w/stride,C']."""
@@ -72,14 +83,14 @@ class ArcFace(nnx.Module):
         self.config = config
         self.compute = policy.compute
         widths, folded = config.widths, config.folded
-        self.conv_in = _conv(3, widths[0], 3, 1, folded, rngs, policy)
-        self.norm_in = None if folded else BatchNorm(widths[0], policy)
+        self.conv_in = conv_nd(3, widths[0], (3, 3), rngs, policy, bias=folded)
+        self.norm_in = None if folded else BatchNorm(widths[0], rngs, policy)
         self.prelu_in = PReLU(widths[0], policy)
         for i, layers in enumerate(config.layers):
             setattr(self, f"stage_{i + 1}", Stage(widths[i], widths[i + 1], layers, folded, rngs, policy))
-        self.norm_out = BatchNorm(widths[-1], policy)
+        self.norm_out = BatchNorm(widths[-1], rngs, policy)
         self.fc = linear(widths[-1] * (config.image_size // 16) ** 2, config.embedding, rngs, policy)
-        self.features = BatchNorm(config.embedding, policy)
+        self.features = BatchNorm(config.embedding, rngs, policy)
 
     def __call__(self, faces: jax.Array) -> jax.Array:
         """Embeds aligned RGB faces [B,S,S,3] in [-1,1] -> [B,E], not of unit length.
@@ -114,14 +125,6 @@ class Stage(nnx.Module):
 def arcface_pixels(faces: jax.Array) -> jax.Array:
     """Aligned RGB faces [B,S,S,3] of 0..255 -> float32 [B,S,S,3] in [-1,1], what `ArcFace` takes."""
     return (jnp.asarray(faces, jnp.float32) - 127.5) / 127.5
-
-
-def _conv(width_in, width, window, stride, bias, rngs, policy):
-    """A convolution padded on every side by half its window."""
-    return nnx.Conv(
-        width_in, width, (window, window), stride, padding=((window // 2, window // 2),) * 2, use_bias=bias,
-        kernel_init=kernel_init, dtype=policy.compute, param_dtype=policy.param, rngs=rngs,
-    )  # fmt: skip
 
 
 def _apply(norm, x):

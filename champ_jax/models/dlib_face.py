@@ -11,7 +11,8 @@ from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
-from champ_jax.nn.layers import kernel_init, linear
+from champ_jax.nn.convnet import conv_nd
+from champ_jax.nn.layers import linear
 from champ_jax.nn.policy import Policy
 
 MEAN = (122.782, 117.001, 104.298)
@@ -60,9 +61,9 @@ class Block(nnx.Module):
 
     def __init__(self, width_in: int, width: int, halve: bool, rngs: nnx.Rngs, policy: Policy):
         self.halve = halve
-        self.conv1 = _conv(width_in, width, 3, 2 if halve else 1, rngs, policy)
+        self.conv1 = conv_nd(width_in, width, (3, 3), rngs, policy, 2 if halve else 1, (0, 0) if halve else None, bias=True)
         self.affine1 = Affine(width, policy)
-        self.conv2 = _conv(width, width, 3, 1, rngs, policy)
+        self.conv2 = conv_nd(width, width, (3, 3), rngs, policy, bias=True)
         self.affine2 = Affine(width, policy)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -83,7 +84,7 @@ class DlibFace(nnx.Module):
         self.config = config
         self.compute = policy.compute
         widths = config.widths
-        self.conv_in = _conv(3, widths[0], 7, 2, rngs, policy)
+        self.conv_in = conv_nd(3, widths[0], (7, 7), rngs, policy, 2, (0, 0), bias=True)
         self.affine_in = Affine(widths[0], policy)
         for i, (width, layers) in enumerate(zip(widths, config.layers)):
             setattr(self, f"stage_{i}", Stage(widths[max(i - 1, 0)], width, layers, i > 0, rngs, policy))
@@ -125,15 +126,6 @@ class Stage(nnx.Module):
 def dlib_pixels(faces: jax.Array) -> jax.Array:
     """RGB face chips [B,S,S,3] of 0..255 -> float32 [B,S,S,3], what `DlibFace` takes."""
     return (jnp.asarray(faces, jnp.float32) - np.float32(MEAN)) / 256.0
-
-
-def _conv(width_in, width, window, stride, rngs, policy):
-    """A convolution that keeps the size; with a stride it has no padding at all."""
-    padding = window // 2 if stride == 1 else 0
-    return nnx.Conv(
-        width_in, width, (window, window), stride, padding=((padding, padding),) * 2,
-        kernel_init=kernel_init, dtype=policy.compute, param_dtype=policy.param, rngs=rngs,
-    )  # fmt: skip
 
 
 def _grown(x, shape):
