@@ -22,6 +22,8 @@ DTYPES = {
 }  # fmt: skip
 """ONNX's numbers of dtypes."""
 MAX_RANK = 32
+OBJECT = 15
+"""What a node, a tensor or an attribute costs from the budget of fields, for the memory that it takes however short it is."""
 
 # Field numbers and storage of ONNX's messages, those that are read.
 _MODEL = {7: (SPAN,)}
@@ -106,6 +108,7 @@ class _Reader:
         return OnnxFile(initialisers, tuple(nodes), given, tuple(outputs))
 
     def node(self, field: Field) -> Node:
+        self.wire.spend(OBJECT)
         inputs, outputs, op_type, attributes = [], [], "", {}
         for part in self.wire.fields(field.begin, field.end, _NODE):
             if part.number == 5:
@@ -118,6 +121,7 @@ class _Reader:
         return Node(op_type, tuple(inputs), tuple(outputs), attributes)
 
     def attribute(self, field: Field) -> tuple[str, Any]:
+        self.wire.spend(OBJECT)
         name, values = "", {}
         for part in self.wire.fields(field.begin, field.end, _ATTRIBUTE):
             if part.number in (6, 11):
@@ -150,6 +154,7 @@ class _Reader:
 
     def tensor(self, field: Field) -> tuple[str, LazyArray]:
         """(name, array) of a tensor."""
+        self.wire.spend(OBJECT)
         name, kind, dims, data = "", 0, [], []
         for part in self.wire.fields(field.begin, field.end, _TENSOR):
             if part.number == 1:

@@ -34,7 +34,9 @@ ADAPTER_LAYOUT = Layout(
         (r"/attention_(\d+)/attn2/", r"/attentions.\1.transformer_blocks.0.attn2.processor/"),
     )
 )
-PLACE = re.compile(r"(?:(down|up)_blocks\.(\d+)|(mid)_block)\.attentions\.(\d+)\.transformer_blocks\.0\.attn2\.processor\.id_to_[kv]\.weight")
+PLACE = re.compile(
+    r"(?:(down|up)_blocks\.(\d+)|(mid)_block)\.attentions\.(\d+)\.transformer_blocks\.0\.attn2\.processor\.id_to_[kv]\.weight"
+)
 
 
 def face_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def adapter_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
             blocks[f"{level}/attention_{found[4]}"] = shape[0]
             contexts.add(shape[1])
     if not contexts:
-        raise UserError("it has no projections of StableAnimator's adapter, ...attentions.0.transformer_blocks.0.attn2.processor.id_to_k.weight.")
+        raise UserError(
+            "it has no projections of StableAnimator's adapter, ...attentions.0.transformer_blocks.0.attn2.processor.id_to_k.weight."
+        )
     if len(contexts) > 1:
         raise UserError(f"the adapter's projections read face tokens of the widths {sorted(contexts)}, and there is one kind of them.")
     return {"id_adapter": {"blocks": blocks, "context": contexts.pop()}}

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from flax.traverse_util import flatten_dict
 
 from champ_jax.convert.arcface import ARCFACE, arcface_config
 from champ_jax.convert.arcface_onnx import arcface_state
@@ -15,7 +16,8 @@ from champ_jax.convert.stable_animator import FACE_ID, ID_ADAPTER
 from champ_jax.errors import UserError
 from champ_jax.models.arcface import ArcFace, ArcFaceConfig, arcface_pixels
 from champ_jax.models.dlib_face import DlibFace
-from champ_jax.models.face_id import FaceID, FaceIDConfig, id_attention, like_in_distribution
+from champ_jax.models.face_id import FaceID, FaceIDConfig, IDAdapter, IDAdapterConfig, id_attention, like_in_distribution
+from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.attention import Attention
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
@@ -162,6 +164,18 @@ def test_stable_animator_files(load):
     weights = check_round_trip(state, ID_ADAPTER)
     assert weights.config["id_adapter"]["blocks"] == {"down_1/attention_0": 8, "mid/attention_0": 12, "up_2/attention_1": 8}
     check_accounting(state, ID_ADAPTER, "mid_block.attentions.0.transformer_blocks.0.attn2.processor.id_to_v.weight")
+
+
+def test_adapter_size():
+    """Of Stable Diffusion 1.5, in whose UNet's parameters every place has an attention."""
+    widths = {"down_0": (320, 2), "down_1": (640, 2), "down_2": (1280, 2), "mid": (1280, 1)}
+    widths |= {"up_1": (1280, 3), "up_2": (640, 3), "up_3": (320, 3)}
+    blocks = tuple((f"{level}/attention_{i}", width) for level, (width, count) in widths.items() for i in range(count))
+    params = abstract(IDAdapter, IDAdapterConfig(blocks, 768))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 19_169_280
+    unet = flatten_dict(abstract(UNet, UNetConfig()), sep="/")
+    places = {path.rsplit("/", 2)[0] for path in unet if path.endswith("attn2/to_k/kernel")}
+    assert places == {path.rsplit("/", 2)[0] for path in flatten_dict(params, sep="/")}
 
 
 def test_face_tokens_sizes():
