@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from champ_jax.convert import clip, guidance, motion, single_file, unet, vae
+from champ_jax.convert import arcface, clip, dlib_face, guidance, motion, perceptual, single_file, stable_animator, unet, vae
 from champ_jax.convert.formats import Format, Shapes
 from champ_jax.dims import GUIDANCE_KINDS
 
@@ -68,6 +68,16 @@ KINDS: dict[str, Kind] = {
     "champ-single": _single(single_file.CHAMP, "champ", config={"schedule": SCHEDULE}),
     "animatediff": _single(motion.ANIMATEDIFF, "motion_module"),
     "motion-adapter": _single(motion.MOTION_ADAPTER, "diffusion_pytorch_model"),
+    "face-id": _single(stable_animator.FACE_ID, "face_encoder"),
+    "id-adapter": _single(stable_animator.ID_ADAPTER, "id_adapter"),
+    "arcface": _single(arcface.ARCFACE, writes=False),
+    "dlib-face": _single(dlib_face.DLIB_FACE, writes=False),
+    "vgg16": _single(perceptual.VGG16, writes=False),
+    "alexnet": _single(perceptual.ALEXNET, writes=False),
+    "lpips": _single(perceptual.LPIPS_HEADS, writes=False),
+    "inception": _single(perceptual.INCEPTION, writes=False),
+    "i3d": _single(perceptual.I3D, writes=False),
+    "resnet3d": _single(perceptual.RESNET3D, writes=False),
 }
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from champ_jax.checkpoint.tensors import LazyArray, read_safetensors
+from champ_jax.convert.arcface_onnx import arcface_state
+from champ_jax.convert.dlib_face import face_api_state, read_tfjs
+from champ_jax.convert.onnx_file import read_onnx
 from champ_jax.convert.torch_file import MAGIC_PICKLE, MAGIC_ZIP, read_torch
 from champ_jax.errors import UserError
 
@@ -50,6 +53,10 @@ def open_state(path: str | Path) -> State:
         raise UserError(f"{path}: there is no such file.")
     if path.suffix == ".json" and path.name.endswith(".index.json"):
         return _open_shards(path)
+    if path.suffix == ".onnx":
+        return State(arcface_state(read_onnx(path), str(path)), {}, path, "ONNX")
+    if path.name.endswith("weights_manifest.json"):
+        return State(face_api_state(read_tfjs(path)), {}, path, "TensorFlow.js")
     config = _config_beside(path)
     with path.open("rb") as file:
         start = file.read(16)
