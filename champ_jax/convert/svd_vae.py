@@ -36,9 +36,7 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     except KeyError as error:
         raise UserError(f"an autoencoder of Stable Video Diffusion needs {error}: give its whole file.") from error
     scaling = config.get("scaling_factor", TemporalVAEConfig.scaling)
-    return {
-        "temporal_vae": {"channels": channels, "layers": layers, "groups": 32, "latent_channels": latent_channels, "scaling": scaling}
-    }
+    return {"temporal_vae": {"channels": channels, "layers": layers, "groups": 32, "latent_channels": latent_channels, "scaling": scaling}}
 
 
 def _components(config: Config) -> dict[str, Component]:

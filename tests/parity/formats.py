@@ -27,7 +27,10 @@ def run(model, function, *args):
 
 def check_round_trip(state: dict, format: Format) -> Weights:
     """Reads and writes a state dict, half of it in bfloat16: every tensor must come back byte for byte."""
-    half = {name: array.astype(ml_dtypes.bfloat16) if i % 2 and array.dtype == np.float32 else array for i, (name, array) in enumerate(state.items())}
+    half = {
+        name: array.astype(ml_dtypes.bfloat16) if i % 2 and array.dtype == np.float32 else array
+        for i, (name, array) in enumerate(state.items())
+    }
     assert format.matches(list(half))
     weights = read(half, {}, format, "the file")
     again = write(weights, format, "the weights")
@@ -48,5 +51,3 @@ def check_accounting(state: dict, format: Format, missing: str) -> None:
         read({**state, "surprise.weight": np.zeros(1, np.float32)}, {}, format, "the file")
     with pytest.raises(UserError, match=missing):
         read({**state, missing: np.zeros((7, *state[missing].shape), np.float32)}, {}, format, "the file")
-
-

@@ -1,9 +1,11 @@
 """Stable Video Diffusion's autoencoder against diffusers' class, and its files."""
 
+import jax
 import numpy as np
 import pytest
 
 from champ_jax.convert.formats import read
+from champ_jax.convert.mapping import abstract
 from champ_jax.convert.svd_vae import SVD_VAE
 from champ_jax.errors import UserError
 from champ_jax.models.temporal_vae import TemporalVAE, TemporalVAEConfig
@@ -47,6 +49,12 @@ def test_accounting():
     state = seeded_state(recorded("svd_vae")[0])
     check_accounting(state, SVD_VAE, "decoder.up_blocks.1.resnets.0.time_mixer.mix_factor")
     check_accounting(state, SVD_VAE, "decoder.conv_in.weight")
+
+
+def test_full_size():
+    """The default geometry has the released file's tensors."""
+    leaves = jax.tree.leaves(abstract(TemporalVAE, TemporalVAEConfig()))
+    assert (len(leaves), sum(leaf.size for leaf in leaves)) == (374, 97_742_847)
 
 
 def test_frames_of_odd_size():
