@@ -21,3 +21,8 @@ def recorded(name: str) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarra
         arrays = dict(file)
     shapes = json.loads(arrays.pop("shapes").tobytes())
     return {key: tuple(shape) for key, shape in shapes.items()}, arrays
+
+
+def with_alphas(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A LoRA's state dict with all alphas 5; diffusers 0.35 reads kohya's files wrongly unless they are all the same."""
+    return {key: np.float32(5) if key.endswith(".alpha") else array for key, array in state.items()}
