@@ -125,3 +125,13 @@ def test_every_name_is_accounted_for():
         merge_lora(base, {key: lora[key] for key in left_out(lora)})
     with pytest.raises(UserError, match="motion_modules"):
         merge_lora(base, load("motion")[1])
+
+
+def test_processors_of_later_motion_loras():
+    """AnimateDiff's training scripts may put the processor before the last part of a layer's name."""
+    base = {"a.ff.net.0.proj.weight": seeded("w", (6, 5)), "a.attn1.to_out.0.weight": seeded("v", (6, 5))}
+    lora = {}
+    for layer in ("a.ff.net.0.processor.proj_lora", "a.attn1.to_out.processor.0_lora"):
+        lora |= {f"{layer}.down.weight": seeded("down", (2, 5)), f"{layer}.up.weight": seeded("up", (6, 2))}
+    for key, array in merge_lora(base, lora).items():
+        np.testing.assert_allclose(np.asarray(array), base[key] + seeded("up", (6, 2)) @ seeded("down", (2, 5)), atol=1e-6)
