@@ -10,6 +10,7 @@ from flax import nnx
 
 from champ_jax.errors import UserError
 from champ_jax.nn.attention import Attention
+from champ_jax.nn.frames import unfold_frames
 from champ_jax.nn.layers import FeedForward, GroupNorm, layer_norm, linear
 from champ_jax.nn.policy import Policy
 
@@ -26,6 +27,8 @@ class TemporalConfig:
       attentions: attentions over frames in each block.
       ff_mult: width of the feed-forward, in widths.
       mid: whether the coarsest level has a module; AnimateDiff's v1 and v3 have none there.
+      clip_norm: whether the norm in front has the whole clip's statistics, as diffusers has it, which changes what the same
+        weights do; AnimateDiff, and CHAMP with it, has each frame's own.
     """
 
     heads: int = 8
@@ -35,6 +38,7 @@ class TemporalConfig:
     attentions: int = 2
     ff_mult: int = 4
     mid: bool = True
+    clip_norm: bool = False
 
 
 def frame_positions(frames: int, width: int) -> jax.Array:
@@ -65,11 +69,12 @@ class TemporalBlock(nnx.Module):
 
 
 class TemporalModule(nnx.Module):
-    """norm of each frame, proj_in, blocks over the frames of each position, proj_out (zero at first), + input."""
+    """norm of each frame (or of the clip), proj_in, blocks over the frames of each position, proj_out (zero at first), + input."""
 
     def __init__(self, width: int, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy):
         self.max_frames = config.max_frames
         self.blocks = config.blocks
+        self.clip_norm = config.clip_norm
         self.norm = GroupNorm(width, config.groups, rngs, policy, epsilon=1e-6)
         self.proj_in = linear(width, width, rngs, policy)
         for i in range(config.blocks):
@@ -89,7 +94,8 @@ class TemporalModule(nnx.Module):
                 f"temporal attention: a window of {frames} frames, but this model reaches {self.max_frames}; "
                 "use shorter windows, or a model with a larger temporal.max_frames."
             )
-        hidden = self.proj_in(self.norm(x)).reshape(batch, frames, height * width, channels)
+        normed = self.norm(unfold_frames(x, batch) if self.clip_norm else x)
+        hidden = self.proj_in(normed).reshape(batch, frames, height * width, channels)
         hidden = hidden.swapaxes(1, 2).reshape(batch * height * width, frames, channels)
         for i in range(self.blocks):
             hidden = getattr(self, f"block_{i}")(hidden)

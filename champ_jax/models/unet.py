@@ -39,13 +39,14 @@ class UNetConfig:
       channels: width of each level, the finest first; guidance must have the first of them.
       attention_levels: which levels have spatial attention; the middle always has it.
       layers: resnets (and attentions) a level on the way down; one more on the way up.
-      heads: attention heads at every level.
+      heads: attention heads at every level; means nothing where head_dim is given.
       groups: groups of the norms.
       context_dim: width of the context tokens; None leaves cross-attention out.
       ff_mult: width of the feed-forwards, in widths.
       head: whether norm and convolution to out_channels follow; the reference network has none.
       positions: whether sinusoids of each cell's place are added after the first convolution, so that attention finds the
         same place in the photo at once; Stable Diffusion learnt places from the padding's traces.
+      head_dim: width of each attention head, for networks that have more heads at wider levels (Stable Diffusion 2, ModelScope).
       temporal: the temporal modules after each layer, None for none.
       remat: whether the backward pass recomputes each block's activations instead of keeping them.
     """
@@ -61,6 +62,7 @@ class UNetConfig:
     ff_mult: int = 4
     head: bool = True
     positions: bool = False
+    head_dim: int | None = None
     temporal: TemporalConfig | None = None
     remat: bool = False
 
@@ -68,12 +70,17 @@ class UNetConfig:
         if len(self.channels) != len(self.attention_levels):
             raise UserError(f"unet: channels {self.channels} and attention_levels {self.attention_levels} must name equally many levels.")
         for width in self.channels:
-            if width % self.heads or width % self.groups:
-                raise UserError(f"unet: width {width} must divide into {self.heads} heads and {self.groups} groups.")
+            if width % (self.head_dim or self.heads) or width % self.groups:
+                heads = f"heads of width {self.head_dim}" if self.head_dim else f"{self.heads} heads"
+                raise UserError(f"unet: width {width} must divide into {heads} and {self.groups} groups.")
             if self.temporal and (width % self.temporal.heads or width % self.temporal.groups):
                 raise UserError(
                     f"unet: width {width} must divide into temporal.heads {self.temporal.heads} and temporal.groups {self.temporal.groups}."
                 )
+
+    def heads_at(self, width: int) -> int:
+        """Number of attention heads at a level of this width."""
+        return width // self.head_dim if self.head_dim else self.heads
 
 
 class Conditions(NamedTuple):
@@ -100,7 +107,9 @@ class Level(nnx.Module):
         for i, width_in in enumerate(widths_in):
             self._add_resnet(i, width_in, width, config, rngs, policy)
             if attention:
-                transformer = SpatialTransformer(width, config.heads, config.groups, config.context_dim, config.ff_mult, rngs, policy)
+                transformer = SpatialTransformer(
+                    width, config.heads_at(width), config.groups, config.context_dim, config.ff_mult, rngs, policy
+                )
                 setattr(self, f"attention_{i}", transformer)
             if config.temporal and (config.temporal.mid or name != "mid"):
                 setattr(self, f"temporal_{i}", TemporalModule(width, config.temporal, rngs, policy))

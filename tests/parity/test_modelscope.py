@@ -1,0 +1,74 @@
+"""ModelScope's temporal layers and its whole UNet against diffusers' classes, and its files."""
+
+import jax
+import numpy as np
+import pytest
+
+from champ_jax.convert.formats import read
+from champ_jax.convert.mapping import Layout, abstract, their_shapes, to_ours
+from champ_jax.convert.modelscope import MODELSCOPE, TEMPORAL_RULES
+from champ_jax.models.animator import merge, split
+from champ_jax.models.temporal_modelscope import ModelScopeConfig, ModelScopeTemporal, TemporalConv, TemporalLevel, TemporalTransformer
+from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.nn.keys import ParamKeys
+from champ_jax.nn.policy import Policy
+from tests.parity.formats import check_accounting, check_round_trip, filled, run
+from tests.recorded import recorded
+from tests.seeded import seeded, seeded_state
+
+BATCH, FRAMES = 2, 3
+LAYERS = {
+    "modelscope_conv": ("down_0/conv_0", lambda: TemporalConv(32, 32, ParamKeys(0), Policy())),
+    "modelscope_transformer": ("down_0/attention_0", lambda: TemporalTransformer(32, 4, 12, 32, 4, ParamKeys(0), Policy())),
+}
+WHOLE = ("modelscope", "modelscope_shallow")
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer(name, compare):
+    shapes, outputs = recorded(name)
+    path, build = LAYERS[name]
+    level, part = path.split("/")
+    prefix = Layout(TEMPORAL_RULES).name(f"{path}/x").removesuffix("x")
+    state = {prefix + key: array for key, array in seeded_state(shapes).items()}
+    graphdef, params = split(build())
+    nested = {level: {part: params}}
+    assert their_shapes(nested, Layout(TEMPORAL_RULES)) == {prefix + key: shape for key, shape in shapes.items()}
+    module = merge(graphdef, jax.tree.map(np.asarray, to_ours(state, nested, Layout(TEMPORAL_RULES)))[level][part])
+    x = np.moveaxis(seeded("x", (BATCH * FRAMES, 32, 4, 5)), 1, -1)
+    compare(name, run(module, lambda module, x: module(x, BATCH), x), np.moveaxis(outputs["out"], 1, -1))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_unet(name, compare):
+    shapes, outputs = recorded(name)
+    weights = read(seeded_state(shapes), {}, MODELSCOPE, "the file")
+    unet = filled(UNet, UNetConfig(**weights.config["unet"]), weights.params["denoiser"])
+    temporal = filled(ModelScopeTemporal, ModelScopeConfig(**weights.config["temporal_modelscope"]), weights.params["temporal_modelscope"])
+    latents = np.moveaxis(seeded("latents", (BATCH, 4, FRAMES, 7, 10)), 1, -1)
+    args = (latents, np.array([7, 903]), seeded("context", (BATCH, 5, 24)))
+    out = run(temporal, lambda temporal, *args: temporal(unet, *args), *args)
+    compare(name, out, np.moveaxis(outputs["out"], 1, -1))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_file(name):
+    state = seeded_state(recorded(name)[0])
+    assert not check_round_trip(state, MODELSCOPE).kept
+    check_accounting(state, MODELSCOPE, "up_blocks.0.temp_convs.1.conv3.3.weight")
+    check_accounting(state, MODELSCOPE, "mid_block.attentions.0.proj_in.weight")
+
+
+def test_identity_at_first():
+    level = TemporalLevel(32, 1, 1, ModelScopeConfig(channels=(32,), attention_levels=(True,), head_dim=16), ParamKeys(0), Policy())
+    x = seeded("x", (BATCH * FRAMES, 4, 5, 32))
+    np.testing.assert_array_equal(level.attention_0(level.conv_0(x, BATCH), BATCH), x)
+
+
+def test_full_size():
+    """diffusers' default geometry, ModelScope's 1.7b without its text encoder and VAE, has this many parameters."""
+    temporal = jax.tree.leaves(abstract(ModelScopeTemporal, ModelScopeConfig()))
+    spatial = jax.tree.leaves(abstract(UNet, UNetConfig(head_dim=64, context_dim=1024)))
+    assert sum(leaf.size for leaf in temporal) == 545_323_136
+    assert sum(leaf.size for leaf in temporal + spatial) == 1_411_233_860
+    assert len(temporal + spatial) == 1480
