@@ -25,6 +25,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     importing.add_argument("--from", dest="kind", metavar="KIND", help="what it is (default: recognised by its names)")
     importing.add_argument("--src", required=True, metavar="PATH", help="file or folder, or hf:owner/name[/file][@revision]")
+    lora = 'a LoRA to merge into it, "FILE" or "FILE=SCALE" (default scale: 1); may be given several times'
+    importing.add_argument("--lora", action="append", default=[], metavar="FILE=SCALE", help=lora)
     importing.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
     _add_dtype(importing)
     exporting = actions.add_parser(
@@ -64,12 +66,25 @@ def _import(args: argparse.Namespace) -> int:
     from champ_jax.convert import import_checkpoint, recognise, save_import
 
     kind = args.kind or recognise(args.src)
-    weights = import_checkpoint(args.src, kind)
+    weights = import_checkpoint(args.src, kind, [_lora(text) for text in args.lora])
     save_import(weights, args.out, kind, DTYPES.get(args.dtype))
     print(f"{args.out}: {', '.join(sorted(weights.params))} of {kind}")
     if weights.kept:
         print(f"  {len(weights.kept)} tensors that no component uses are kept beside them, for writing the checkpoint back")
     return 0
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """The file and the scale of "FILE" or "FILE=SCALE"."""
+    from champ_jax.errors import UserError
+
+    path, equals, scale = text.rpartition("=")
+    if not equals:
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError as error:
+        raise UserError(f"--lora {text}: expected a number behind '=', got {scale!r}.") from error
 
 
 def _export(args: argparse.Namespace) -> int:

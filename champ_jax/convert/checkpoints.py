@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from champ_jax.convert import kinds
 from champ_jax.convert.formats import Weights, merge_config, place, read, write
 from champ_jax.convert.hub import local_path
 from champ_jax.convert.kinds import KINDS, OWN, Kind
+from champ_jax.convert.lora import merge_lora
 from champ_jax.convert.state import SUFFIXES, State, open_state
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
@@ -58,12 +59,13 @@ def recognise(path: str | Path) -> str | None:
     return kinds.of_shapes(_shapes(open_state(path)))
 
 
-def import_checkpoint(path: str | Path, kind: str | None = None) -> Weights:
+def import_checkpoint(path: str | Path, kind: str | None = None, loras: Sequence[tuple[str | Path, float]] = ()) -> Weights:
     """Reads a checkpoint of any kind, whole; tensors are LazyArrays that stay in their file.
 
     Args:
       path: a file or folder, or "hf:owner/name[/file][@revision]".
       kind: a name of KINDS; recognised when None.
+      loras: files of low-rank changes and how strongly each is merged into the weights; for kinds of one file.
 
     Returns:
       The components, their configuration, and what no component uses.
@@ -82,9 +84,14 @@ def import_checkpoint(path: str | Path, kind: str | None = None) -> Weights:
         params, config = open_model(path)
         return Weights(params, config, *_kept_beside(path, None))
     table = _kind(kind)
+    if loras and not table.format:
+        raise UserError(f"{kind} has several files: import the one that {loras[0][0]} changes by itself.")
     weights = Weights({}, dict(table.config))
     for stem, state in _states(path, kind, table).items():
         format = table.files[stem]
+        for lora, scale in loras:
+            changed = merge_lora(state.tensors, open_state(local_path(lora)).tensors, scale, source=str(lora))
+            state = dataclasses.replace(state, tensors=changed)
         try:
             part = read(state.tensors, state.config, format, str(state.file))
         except UserError as error:

@@ -29,7 +29,7 @@ def _reference(weights: Weights) -> tuple[Any, dict[str, Any]]:
     found = find(weights.params, "reference") or find(weights.params, "denoiser")
     if not found:
         return None, {}
-    own = ("channels", "attention_levels", "layers", "context_dim", "in_channels", "ff_mult", "heads", "groups")
+    own = ("channels", "attention_levels", "layers", "context_dim", "in_channels", "ff_mult", "heads", "head_dim", "groups")
     unet = {name: value for name, value in weights.config["unet"].items() if name in own}
     return {name: part for name, part in split_temporal(found)[0].items() if name not in HEAD}, {"unet": unet}
 

@@ -143,7 +143,7 @@ def merge_config(known: Config, new: Config, source: str) -> dict[str, Any]:
 def find(params: Mapping[str, Any], name: str) -> Any:
     """The part "a/b" of nested components, or None."""
     node: Any = params
-    for part in name.strip("/").split("/"):
+    for part in filter(None, name.split("/")):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
 
@@ -151,7 +151,7 @@ def find(params: Mapping[str, Any], name: str) -> Any:
 def place(params: dict[str, Any], name: str, value: Any) -> None:
     """Puts a nested dict at "a/b" of nested components, beside what is there."""
     node = params
-    for part in name.strip("/").split("/"):
+    for part in filter(None, name.split("/")):
         node = node.setdefault(part, {})
     _merge(node, value)
 

@@ -7,7 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from champ_jax.convert import arcface, clip, dlib_face, guidance, motion, perceptual, single_file, stable_animator, unet, vae
+from champ_jax.convert import (
+    arcface,
+    clip,
+    dlib_face,
+    guidance,
+    modelscope,
+    motion,
+    perceptual,
+    pose_guider,
+    single_file,
+    stable_animator,
+    svd_vae,
+    unet,
+    vae,
+)
 from champ_jax.convert.formats import Format, Shapes
 from champ_jax.dims import GUIDANCE_KINDS
 
@@ -43,7 +57,7 @@ def _single(format: Format, stem: str = "model", **more: Any) -> Kind:
     return Kind(format.title, {stem: format}, **more)
 
 
-_CHAMP_NETWORKS = {
+_NETWORKS = {
     "reference_unet": unet.REFERENCE,
     "denoising_unet": unet.DENOISER,
     "motion_module": motion.animatediff("denoiser"),
@@ -57,17 +71,26 @@ KINDS: dict[str, Kind] = {
     "sd-vae-old": _single(vae.OLD_SD_VAE, "diffusion_pytorch_model"),
     "sd-vae-oldest": _single(vae.FIRST_SD_VAE, "diffusion_pytorch_model"),
     "sd-vae-original": _single(vae.ORIGINAL_SD_VAE),
+    "svd-vae": _single(svd_vae.SVD_VAE, "diffusion_pytorch_model"),
     "clip-vision": _single(clip.VISION),
     "clip": _single(clip.WHOLE),
+    "animate-anyone": Kind(
+        "AnimateAnyone, Moore's (a folder of four files)",
+        _NETWORKS | {"pose_guider": pose_guider.POSE_GUIDER},
+        config={"schedule": SCHEDULE},
+        optional=("motion_module",),
+    ),
     "champ": Kind(
         "CHAMP (a folder of seven files)",
-        _CHAMP_NETWORKS | _ENCODERS,
+        _NETWORKS | _ENCODERS,
         config={"schedule": SCHEDULE},
         optional=("motion_module", *_ENCODERS),
     ),
     "champ-single": _single(single_file.CHAMP, "champ", config={"schedule": SCHEDULE}),
     "animatediff": _single(motion.ANIMATEDIFF, "motion_module"),
     "motion-adapter": _single(motion.MOTION_ADAPTER, "diffusion_pytorch_model"),
+    "modelscope": _single(modelscope.MODELSCOPE, writes=False),
+    "pose-guider": _single(pose_guider.POSE_GUIDER, "pose_guider"),
     "face-id": _single(stable_animator.FACE_ID, "face_encoder"),
     "id-adapter": _single(stable_animator.ID_ADAPTER, "id_adapter"),
     "arcface": _single(arcface.ARCFACE, writes=False),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from champ_jax.convert.champ import UNET_RULES
 from champ_jax.convert.formats import Component, Config, Format, Shapes
 from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.convert.unet import DIFFUSERS
 from champ_jax.errors import UserError
 from champ_jax.models.temporal_modelscope import ModelScopeConfig, ModelScopeTemporal
 from champ_jax.models.unet import UNet, UNetConfig
@@ -59,7 +59,7 @@ def _components(config: Config) -> dict[str, Component]:
     unet, temporal = ({**config[name], **_tuples(config[name])} for name in ("unet", "temporal_modelscope"))
     return {
         # Unlike Stable Diffusion 1.5's, its projections around attention are matrices.
-        "denoiser": Component(abstract(UNet, UNetConfig(**unet)), Layout(UNET_RULES, r"/shortcut/")),
+        "denoiser": Component(abstract(UNet, UNetConfig(**unet)), Layout(DIFFUSERS.rules, r"/shortcut/")),
         "temporal_modelscope": Component(abstract(ModelScopeTemporal, ModelScopeConfig(**temporal)), Layout(TEMPORAL_RULES)),
     }
 

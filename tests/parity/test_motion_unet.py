@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from champ_jax.convert.champ import TEMPORAL_RULES, UNET_POINTWISE, UNET_RULES, join_temporal, split_temporal
-from champ_jax.convert.mapping import Layout, abstract, their_shapes, to_ours
+from champ_jax.convert.formats import place
+from champ_jax.convert.mapping import abstract, their_shapes, to_ours
+from champ_jax.convert.motion import ADAPTER_LAYOUT, split_temporal
+from champ_jax.convert.unet import DIFFUSERS
 from champ_jax.models.temporal import TemporalConfig
 from champ_jax.models.unet import UNet, UNetConfig
 from tests.parity.formats import filled, run
@@ -23,39 +25,22 @@ CONFIG = UNetConfig(
     context_dim=24,
     temporal=TemporalConfig(heads=2, groups=16, clip_norm=True),
 )
-ANIMATEDIFF = (
-    (".transformer_blocks.", ".temporal_transformer.transformer_blocks."),
-    (".attn1.", ".attention_blocks.0."),
-    (".attn2.", ".attention_blocks.1."),
-    (".norm1.", ".norms.0."),
-    (".norm2.", ".norms.1."),
-    (".norm3.", ".ff_norm."),
-    (".norm.", ".temporal_transformer.norm."),
-    (".proj_in.", ".temporal_transformer.proj_in."),
-    (".proj_out.", ".temporal_transformer.proj_out."),
-)
-
-
-def animatediff(key):
-    """AnimateDiff's name of a parameter of diffusers' motion modules."""
-    for old, new in ANIMATEDIFF if "motion_modules" in key else ():
-        key = key.replace(old, new)
-    return key
 
 
 def parameters(state):
-    """Our parameters of a state dict with AnimateDiff's names; no name may be left over."""
+    """Our parameters of a state dict of UNetMotionModel; only the buffers of positions may be left over."""
     spatial, temporal = split_temporal(abstract(UNet, CONFIG))
-    layouts = Layout(UNET_RULES, UNET_POINTWISE), Layout(TEMPORAL_RULES)
-    expected = their_shapes(spatial, layouts[0]) | their_shapes(temporal, layouts[1])
-    assert expected == {key: array.shape for key, array in state.items()}
-    return join_temporal(to_ours(state, spatial, layouts[0]), to_ours(state, temporal, layouts[1]))
+    expected = their_shapes(spatial, DIFFUSERS) | their_shapes(temporal, ADAPTER_LAYOUT)
+    assert expected == {key: array.shape for key, array in state.items() if not key.endswith("pos_embed.pe")}
+    params = to_ours(state, spatial, DIFFUSERS)
+    place(params, "", to_ours(state, temporal, ADAPTER_LAYOUT))
+    return params
 
 
 @pytest.mark.parametrize("frames", [FRAMES, 1])
 def test_numbers(frames, compare):
     shapes, outputs = recorded("motion_unet")
-    params = parameters({animatediff(key): array for key, array in seeded_state(shapes).items()})
+    params = parameters(seeded_state(shapes))
     args = np.moveaxis(seeded(f"latents_{frames}", (BATCH, 4, frames, 8, 10)), 1, -1), np.array([7, 903]), seeded("context", (BATCH, 5, 24))
     expected = np.moveaxis(outputs[f"out_{frames}"], 1, -1)
     compare(f"motion_unet/{frames} frames", run(filled(UNet, CONFIG, params), UNet.__call__, *args), expected)
