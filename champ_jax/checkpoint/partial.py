@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 from champ_jax.errors import UserError
 
 Shape = tuple[int, ...]
-LISTED = 12
+LISTED = 20
 """Keys listed in an error before the rest is only counted."""
 
 
@@ -63,5 +65,9 @@ def account(
 
 
 def _listing(title: str, keys: list[str]) -> str:
+    """The title, how many keys each module has, and the first keys."""
+    modules = Counter(re.split(r"[./]", key)[0] for key in keys)
+    if 1 < len(modules) < len(keys):
+        title += f" ({', '.join(f'{module} {count}' for module, count in modules.most_common(8))})"
     rest = [f"  ... and {len(keys) - LISTED} more"] if len(keys) > LISTED else []
     return "\n".join([f"{title}:"] + [f"  {key}" for key in keys[:LISTED]] + rest)

@@ -15,11 +15,11 @@ from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safe
 from champ_jax.checkpoint.weights import CONFIG, DTYPES, KEPT, save_weights
 from champ_jax.config import did_you_mean
 from champ_jax.convert import kinds
-from champ_jax.convert.formats import Weights, merge_config, place, read, write
+from champ_jax.convert.formats import OWN_CONFIG, Format, Weights, hidden, merge_config, place, read, write
 from champ_jax.convert.hub import local_path
 from champ_jax.convert.kinds import KINDS, OWN, Kind
 from champ_jax.convert.lora import merge_lora
-from champ_jax.convert.state import SUFFIXES, State, open_state
+from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 
@@ -136,11 +136,14 @@ def export_checkpoint(
                 raise
     try:
         out.mkdir(parents=True, exist_ok=True)
-        files = [_write(state, out / f"{stem}{FORMATS[form]}", form, dtype) for stem, state in states.items()]
-        if table.format and table.format.describe:
-            described = out / CONFIG
-            described.write_text(json.dumps(table.format.describe(config), indent=2) + "\n")
-            files.append(described)
+        described = table.format.describe(config) if table.format and table.format.describe else {}
+        files = [
+            _write(state, _unsaid(state, table.files[stem], config, described), out / f"{stem}{FORMATS[form]}", form, dtype)
+            for stem, state in states.items()
+        ]
+        if described:
+            (out / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
+            files.append(out / CONFIG)
         return files
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}") from error
@@ -211,7 +214,9 @@ def _states(path: Path, kind: str, table: Kind) -> dict[str, State]:
     missing = table.files.keys() - found.keys() - set(table.optional)
     if missing:
         raise UserError(f"{path} has no {' and no '.join(sorted(missing))} (.safetensors, .pth or .bin), which {kind} needs.")
-    return {stem: dataclasses.replace(open_state(file), config={}) for stem, file in found.items()}
+    states = {stem: open_state(file) for stem, file in found.items()}
+    # A config.json in such a folder is of no one file.
+    return {stem: dataclasses.replace(state, config=own_config(state)) for stem, state in states.items()}
 
 
 def _join(weights: Weights, part: Weights, stem: str, source: str) -> Weights:
@@ -239,9 +244,18 @@ def _kept_beside(path: Path, kind: str | None) -> tuple[dict[str, LazyArray], di
     return arrays, json.loads(origin.get("reasons", "{}"))
 
 
-def _write(state: Mapping[str, LazyArray], file: Path, form: str, dtype: str | None) -> Path:
+def _unsaid(state: Mapping[str, LazyArray], format: Format, config, described) -> dict[str, Any]:
+    """What neither the shapes nor the config.json say of the geometry."""
+    return hidden(config, format.geometry({name: array.shape for name, array in state.items()}, described))
+
+
+def _write(state: Mapping[str, LazyArray], unsaid: Mapping[str, Any], file: Path, form: str, dtype: str | None) -> Path:
+    """Writes one file, with what is unsaid of the geometry in its header."""
+    if unsaid and form == "pt":
+        raise UserError(f"{file}: no reader of this format can see {json.dumps(unsaid)}, and a .pt file cannot say it: write safetensors.")
+    metadata = {"format": "pt"} | ({OWN_CONFIG: json.dumps(unsaid)} if unsaid else {})
     writer: Callable = write_safetensors if form == "safetensors" else write_torch
-    writer(file, state, {"format": "pt"}, DTYPES.get(dtype))
+    writer(file, state, metadata, DTYPES.get(dtype))
     return file
 
 

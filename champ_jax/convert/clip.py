@@ -95,9 +95,17 @@ VISION = Format(
     components=_components(KEPT),
     describe=_transformers_config,
 )
+
+
+def _whole_config(config: Config) -> dict[str, Any]:
+    """The part of transformers' configuration of a whole CLIP that is ours to say."""
+    return {"model_type": "clip", "projection_dim": config["clip"]["projection"], "vision_config": _transformers_config(config)}
+
+
 WHOLE = Format(
     title="a whole CLIP",
     signature=("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_model.*"),
     geometry=geometry,
     components=_components(KEPT | TEXT_KEPT | {"text_model.embeddings.position_ids": "an index buffer"}),
+    describe=_whole_config,
 )

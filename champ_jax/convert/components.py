@@ -92,7 +92,10 @@ def gather(whole: str | Path | None, parts: Mapping[str, str | Path]) -> tuple[d
         if not found:
             raise UserError(f"{path} has no {name}: give a checkpoint that has one.")
         if name == "denoiser":
-            params.pop("denoiser", None)
+            # A denoiser for images leaves the temporal modules that are there.
+            kept = {} if split_temporal(found)[1] else split_temporal(params.get("denoiser") or {})[1]
+            params["denoiser"] = {}
+            place(params, "denoiser", kept)
         elif name == "motion":
             params["denoiser"] = split_temporal(params.get("denoiser") or {})[0]
             config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}

@@ -13,6 +13,8 @@ from champ_jax.convert.mapping import Layout, their_shapes, to_ours, to_torch
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
+OWN_CONFIG = "champ_jax"
+"""Where files that were written here say what of the geometry their shapes do not."""
 Shapes = Mapping[str, tuple[int, ...]]
 Config = Mapping[str, Any]
 
@@ -86,7 +88,7 @@ def read(state: Mapping[str, Any], file_config: Config, format: Format, source: 
     Raises UserError when a name is missing, unexpected or of another shape, listing them.
     """
     shapes = {name: tuple(array.shape) for name, array in state.items()}
-    config = format.geometry(shapes, file_config)
+    config = overlay(format.geometry(shapes, file_config), file_config.get(OWN_CONFIG, {}))
     components = format.components(config)
     expected: dict[str, tuple[int, ...]] = {}
     reasons: dict[str, str] = {}
@@ -138,6 +140,25 @@ def merge_config(known: Config, new: Config, source: str) -> dict[str, Any]:
         else:
             merged[name] = value
     return merged
+
+
+def hidden(config: Config, seen: Config) -> dict[str, Any]:
+    """What `config` says otherwise than `seen`, of the values that are in both: nested, as in `config`."""
+    found = {}
+    for name, value in seen.items():
+        own = config.get(name, value)
+        if isinstance(value, Mapping) and isinstance(own, Mapping):
+            if inner := hidden(own, value):
+                found[name] = inner
+        elif name != "kinds" and (list(own) if isinstance(own, tuple) else own) != (list(value) if isinstance(value, tuple) else value):
+            found[name] = own
+    return found
+
+
+def overlay(config: Config, changes: Config) -> dict[str, Any]:
+    """`config` with nested `changes`."""
+    nested = {name: overlay(config[name], value) for name, value in changes.items() if isinstance(value, Mapping) and name in config}
+    return {**config, **changes, **nested}
 
 
 def find(params: Mapping[str, Any], name: str) -> Any:

@@ -42,7 +42,8 @@ def geometry(kind: str):
             channels.append(found[0])
         hidden, width = shapes.get("attentions.5.transformer_blocks.0.ff.net.0.proj.weight", (0, 1))
         out = shapes["conv_out.weight"][0]
-        return {"guidance": {"channels": channels, "out_channels": out, "ff_mult": hidden // (2 * width)}, "kinds": (kind,)}
+        encoder = {"channels": channels, "out_channels": out, "heads": 8, "groups": 32, "ff_mult": hidden // (2 * width)}
+        return {"guidance": encoder, "kinds": (kind,)}
 
     return read
 

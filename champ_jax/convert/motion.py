@@ -174,6 +174,6 @@ MOTION_ADAPTER = Format(
     _geometry(ADAPTER_LAYOUT, ".pe"),
     components("motion", ADAPTER_LAYOUT),
     absent=_positions_of(ADAPTER_LAYOUT, "pos_embed.pe"),
-    foreign=("*lora*",),
+    foreign=("*lora*", "conv_in.weight"),
     describe=_adapter_config,
 )

@@ -11,6 +11,7 @@ from typing import Any
 from champ_jax.checkpoint.tensors import LazyArray, read_safetensors
 from champ_jax.convert.arcface_onnx import arcface_state
 from champ_jax.convert.dlib_face import face_api_state, read_tfjs
+from champ_jax.convert.formats import OWN_CONFIG
 from champ_jax.convert.onnx_file import read_onnx
 from champ_jax.convert.torch_file import MAGIC_PICKLE, MAGIC_ZIP, read_torch
 from champ_jax.errors import UserError
@@ -65,10 +66,25 @@ def open_state(path: str | Path) -> State:
         tensors, notes = _unwrap(read_torch(path), str(path))
         return State(tensors, config, path, form, notes)
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        tensors, _ = read_safetensors(path)
+        tensors, metadata = read_safetensors(path)
         tensors, notes = _strip_prefix(tensors)
+        if OWN_CONFIG in metadata:
+            config = config | {OWN_CONFIG: _parsed(metadata[OWN_CONFIG], path)}
         return State(tensors, config, path, "safetensors", notes)
     raise UserError(f"{path} is no file of weights that is known here: expected {', '.join(SUFFIXES)}; it begins with {start[:8]!r}.")
+
+
+def own_config(state: State) -> dict[str, Any]:
+    """The part of a state's configuration that stands in the file itself."""
+    return {OWN_CONFIG: state.config[OWN_CONFIG]} if OWN_CONFIG in state.config else {}
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: what its header says of {OWN_CONFIG} cannot be read: {error}") from error
+    return found if isinstance(found, dict) else {}
 
 
 def weight_files(folder: Path) -> list[Path]:
