@@ -1,13 +1,16 @@
-"""Time and memory of converting a whole set of CHAMP's weights: seven files, 10.3 GB in float32.
+"""Time and memory of converting checkpoints of every kind, at full size.
 
-python -m benchmarks.convert --workdir DIR [--dtype float32]
+python -m benchmarks.convert --workdir DIR [--kind KIND ...]
 
-Writes a synthetic set of CHAMP's names and shapes to DIR (31 GB are needed in all, and left for the next call), then
-inspects, imports, exports and compares it. Prints seconds and peak resident memory of each, in a process of its own, beside
-a plain copy of the same files.
+For each kind: writes a synthetic checkpoint with its names and shapes to DIR (float32; up to 27 GB with what is made of
+it, removed afterwards), then inspects it, imports it, exports it where the kind is written, and compares the result byte for
+byte. Prints a row a kind: tensors, parameters, size, seconds of each step, the highest resident memory of any of the
+steps, each of which is a process of its own, and beside them the seconds of a plain copy.
 """
 
 import argparse
+import dataclasses
+import json
 import resource
 import shutil
 import subprocess
@@ -22,75 +25,131 @@ from champ_jax.convert import KINDS, export_checkpoint, import_checkpoint, inspe
 from champ_jax.convert.mapping import their_shapes
 from champ_jax.convert.state import open_state
 from champ_jax.dims import GUIDANCE_KINDS
+from champ_jax.models.arcface import ArcFaceConfig
+from champ_jax.models.clip import CLIPConfig
+from champ_jax.models.dlib_face import DlibFaceConfig
+from champ_jax.models.face_id import FaceIDConfig
+from champ_jax.models.guidance import GuidanceConfig
+from champ_jax.models.temporal import TemporalConfig
+from champ_jax.models.temporal_vae import TemporalVAEConfig
+from champ_jax.models.unet import UNetConfig
+from champ_jax.models.vae import VAEConfig
 
-FULL = {
-    "unet": {"temporal": {"max_frames": 32}},
-    "guidance": {"channels": [16, 32, 96, 256], "out_channels": 320},
-    "kinds": GUIDANCE_KINDS,
+UNET = dataclasses.asdict(UNetConfig()) | {"temporal": None, "remat": False}
+MOVING = UNET | {"temporal": dataclasses.asdict(TemporalConfig())}
+VAE = dataclasses.asdict(VAEConfig())
+GUIDED = {"guidance": dataclasses.asdict(GuidanceConfig()), "kinds": GUIDANCE_KINDS}
+POSE_GUIDED = {"guidance": dataclasses.asdict(GuidanceConfig(channels=(16, 32, 64, 128), attention=False)), "kinds": ("dwpose",)}
+ATTENTIONS = [
+    *((f"down_{i}", j, width) for i, width in enumerate((320, 640, 1280)) for j in range(2)),
+    ("mid", 0, 1280),
+    *((f"up_{i + 1}", j, width) for i, width in enumerate((1280, 640, 320)) for j in range(3)),
+]
+MODELSCOPE = {"channels": [320, 640, 1280, 1280], "attention_levels": [True, True, True, False], "layers": 2, "head_dim": 64, "groups": 32}
+CONFIGS = {
+    "sd-unet": {"unet": UNET},
+    "sd-single": {"unet": UNET, "vae": VAE},
+    "sd-vae": {"vae": VAE},
+    "sd-vae-old": {"vae": VAE},
+    "sd-vae-original": {"vae": VAE},
+    "svd-vae": {"temporal_vae": dataclasses.asdict(TemporalVAEConfig())},
+    "clip-vision": {"clip": dataclasses.asdict(CLIPConfig())},
+    "champ": {"unet": MOVING, **GUIDED},
+    "champ-single": {"unet": MOVING, **GUIDED},
+    "animate-anyone": {"unet": MOVING, **POSE_GUIDED},
+    "animatediff": {"unet": MOVING},
+    "motion-adapter": {"unet": MOVING},
+    "modelscope": {
+        "unet": {**MODELSCOPE, "in_channels": 4, "out_channels": 4, "context_dim": 1024},
+        "temporal_modelscope": MODELSCOPE,
+    },
+    "pose-guider": POSE_GUIDED,
+    "face-id": {"face_id": dataclasses.asdict(FaceIDConfig())},
+    "id-adapter": {"id_adapter": {"blocks": {f"{level}/attention_{j}": width for level, j, width in ATTENTIONS}, "context": 768}},
+    "arcface": {"arcface": dataclasses.asdict(ArcFaceConfig(layers=(3, 13, 30, 3)))},
+    "dlib-face": {"dlib_face": dataclasses.asdict(DlibFaceConfig())},
+    "vgg16": {"vgg16": {"net": "vgg"}},
+    "alexnet": {"alexnet": {"net": "alex"}},
+    "lpips": {"lpips_vgg": {"net": "vgg"}},
+    "inception": {"inception": {"classes": 1008}},
+    "i3d": {"i3d": {"classes": 400}},
+    "resnet3d": {"resnet3d": {"layers": [3, 4, 6, 3], "width": 64, "classes": 400}},
 }
 
 
-def make(folder: Path, dtype: str) -> None:
-    """Seven files of random numbers."""
+def make(kind: str, folder: Path) -> tuple[int, int]:
+    """Writes random numbers under the names of a kind; returns how many tensors and how many numbers."""
     folder.mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    config = FULL | {"unet": {"channels": [320, 640, 1280, 1280], "layers": 2, **FULL["unet"]}}
-    for stem, format in KINDS["champ"].files.items():
+    draw, tensors, numbers = np.random.default_rng(0), 0, 0
+    for stem, format in KINDS[kind].files.items():
         shapes: dict[str, tuple[int, ...]] = {}
-        for component in format.components(config).values():
+        for component in format.components(CONFIGS[kind]).values():
             shapes |= their_shapes(component.shapes, component.layout)
-        shapes |= {name: array.shape for name, array in format.absent(config).items()}
+        shapes |= {name: array.shape for name, array in format.absent(CONFIGS[kind]).items()}
         state = {
-            name: LazyArray(shape, np.dtype(dtype), lambda shape=shape: draw.standard_normal(shape, np.float32).astype(dtype))
+            name: LazyArray(shape, np.dtype(np.float32), lambda shape=shape: draw.standard_normal(shape, np.float32))
             for name, shape in shapes.items()
         }
         write_safetensors(folder / f"{stem}.safetensors", state)
+        tensors, numbers = tensors + len(shapes), numbers + sum(int(np.prod(shape)) for shape in shapes.values())
+    return tensors, numbers
 
 
 def compare(first: Path, second: Path) -> None:
     """Fails unless both folders hold the same names and bytes."""
-    for path in sorted(first.iterdir()):
+    for path in sorted(first.glob("*.safetensors")):
         ours, theirs = open_state(path).tensors, open_state(second / path.name).tensors
         assert ours.keys() == theirs.keys(), path
         for name in ours:
             assert np.array_equal(np.asarray(ours[name]).view(np.uint8), np.asarray(theirs[name]).view(np.uint8)), name
 
 
-def run(action: str, folder: Path) -> None:
-    """One action; prints its seconds and the peak of this process' resident memory."""
+def run(action: str, kind: str, folder: Path) -> None:
+    """One action; prints its seconds and the peak of this process' resident memory in MB."""
     started = time.perf_counter()
     if action == "inspect":
-        inspect_checkpoint(folder / "champ")
+        assert inspect_checkpoint(folder / "source").kind == kind
     elif action == "import":
-        save_import(import_checkpoint(folder / "champ"), folder / "ours", "champ")
+        save_import(import_checkpoint(folder / "source"), folder / "ours", kind)
     elif action == "export":
-        export_checkpoint(folder / "ours", "champ", folder / "back")
+        export_checkpoint(folder / "ours", kind, folder / "back")
     elif action == "compare":
-        compare(folder / "champ", folder / "back")
+        compare(folder / "source", folder / "back")
     elif action == "copy":
-        shutil.copytree(folder / "champ", folder / "copy")
-    seconds = time.perf_counter() - started
+        shutil.copytree(folder / "source", folder / "copy")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{action:8} {seconds:7.1f} s  {peak:7.0f} MB at most", flush=True)
+    print(json.dumps([time.perf_counter() - started, peak]))
+
+
+def measure(kind: str, folder: Path) -> str:
+    """The row of a kind."""
+    tensors, numbers = make(kind, folder / "source")
+    seconds, peaks = {}, []
+    for action in ("copy", "inspect", "import", *(("export", "compare") if KINDS[kind].writes else ())):
+        command = [sys.executable, "-m", "benchmarks.convert", "--workdir", str(folder), "--kind", kind, "--action", action]
+        seconds[action], peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        peaks += [peak] if action != "compare" else []
+        shutil.rmtree(folder / "copy", ignore_errors=True)
+    steps = [f"{seconds[action]:.1f}" if action in seconds else "-" for action in ("copy", "inspect", "import", "export")]
+    return f"| `{kind}` | {tensors:,} | {numbers:,} | {4 * numbers / 1e9:.2f} | {' | '.join(steps)} | {max(peaks):.0f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"))
+    parser.add_argument("--kind", nargs="+", default=list(CONFIGS), choices=list(CONFIGS))
     parser.add_argument("--action", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.action:
-        run(args.action, args.workdir)
+        run(args.action, args.kind[0], args.workdir)
         return
-    if not (args.workdir / "champ").is_dir():
-        make(args.workdir / "champ", args.dtype)
-    size = sum(path.stat().st_size for path in (args.workdir / "champ").iterdir())
-    print(f"{size / 1e9:.2f} GB in {len(list((args.workdir / 'champ').iterdir()))} files", flush=True)
-    for action in ("copy", "inspect", "import", "export", "compare"):
-        shutil.rmtree(args.workdir / "copy", ignore_errors=True)
-        command = [sys.executable, "-m", "benchmarks.convert", "--workdir", str(args.workdir), "--action", action]
-        subprocess.run(command, check=True)
+    print(
+        "| kind | tensors | numbers | GB | copy, s | inspect, s | import, s | export, s | peak memory, MB |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for kind in args.kind:
+        folder = args.workdir / kind
+        print(measure(kind, folder), flush=True)
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
