@@ -143,9 +143,8 @@ def main() -> None:
     if args.action:
         run(args.action, args.kind[0], args.workdir)
         return
-    print(
-        "| kind | tensors | numbers | GB | copy, s | inspect, s | import, s | export, s | peak memory, MB |\n|---|---|---|---|---|---|---|---|---|"
-    )
+    columns = ("kind", "tensors", "numbers", "GB", "copy, s", "inspect, s", "import, s", "export, s", "peak memory, MB")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for kind in args.kind:
         folder = args.workdir / kind
         print(measure(kind, folder), flush=True)
