@@ -50,3 +50,21 @@ def test_a_model_that_never_sees_the_photo(small):
     config.model = {"kinds": ("dwpose",), "unet": UNET, "reference": False,
                     "guidance": {"channels": (8,), "patch": 4, "attention": False}}  # fmt: skip
     assert set(assembled(config).params) == {"denoiser", "guidance", "vae"}
+
+
+def test_single_networks_from_elsewhere(small, tmp_path):
+    """`init` takes the place of what `init_from` has, and stands in for it where there is none."""
+    first = assembled(small("B"))
+    changed = jax.tree.map(lambda x: x + 1, {"vae": first.params["vae"], "reference": first.params["reference"]})
+    given = str(save_weights(tmp_path / "given", changed, {name: first.described[name] for name in ("vae", "unet")}))
+    config = small("B").unlock()
+    config.init = {"vae": given, "reference": given, "denoiser": ""}
+    second = assembled(config)
+    jax.tree.map(np.testing.assert_array_equal, second.params["vae"], changed["vae"])
+    jax.tree.map(np.testing.assert_array_equal, second.params["reference"], changed["reference"])
+    config.init_from = ""
+    third = assembled(config)
+    jax.tree.map(np.testing.assert_array_equal, third.params["vae"], changed["vae"])
+    config.init = {"clip": given}
+    with pytest.raises(UserError, match="has no clip"):
+        assembled(config)
