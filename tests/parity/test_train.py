@@ -17,7 +17,7 @@ from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.models.animator import merge, split
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.reference import reference_features, round_like_champ
-from tests.parity.networks import LOOSE, TOLERANCE, channels_last
+from tests.parity.networks import DEEP_GRADIENTS, TOLERANCE, channels_last
 
 NOISE_OFFSET, GAMMA = 0.05, 5.0
 
@@ -99,7 +99,7 @@ def check_gradients(grads, figures, stage, label, compare):
     """Norms of the listed tensors, each relative to itself, and of all trainable ones together."""
     norms = {name: float(np.linalg.norm(x)) for name, x in torch_gradients(grads).items() if is_trainable(name, stage)}
     total = float(np.sqrt(sum(norm**2 for norm in norms.values())))
-    tolerance = LOOSE if stage == 2 else TOLERANCE
+    tolerance = DEEP_GRADIENTS if stage == 2 else TOLERANCE
     compare(f"{label}/gradient norm of all", total, figures["total_grad_norm"], tolerance=tolerance)
     listed = figures["grad_norms"]
     dead = {name for name, norm in listed.items() if norm == 0}
