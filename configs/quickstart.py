@@ -20,6 +20,8 @@ def get_config(stage: str = "B") -> ConfigDict:
     config.stage = stage
     config.seed = 0
     config.init_from = "assets/weights/demo"
+    # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
+    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "float32"
     config.train_clip = True
     config.model = ConfigDict()

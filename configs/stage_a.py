@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.init_from = ""
     # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
-    config.init = ConfigDict({"m2p": ""})
+    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "bfloat16"
     config.model = ConfigDict({"m2p": {"music_dim": 4800, "face_dim": 512}})
     config.mesh = ConfigDict({"replica": -1})

@@ -8,7 +8,7 @@ model/denoiser/config.json             the component's part of the configuration
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,10 @@ def save_weights(
     Raises:
       UserError: the place cannot be written or holds something else than a model.
     """
-    directory = Path(directory)
-    if directory.exists() and not (directory / CONFIG).is_file() and any(directory.iterdir()):
-        raise UserError(f"{directory} holds other files than a model: give an empty or new folder.")
+    directory = Path(directory).absolute()
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"numbers cannot be stored as {dtype!r}: expected one of {', '.join(DTYPES)}.")
+    check_replaceable(directory, _is_ours)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     try:
         for name, component in params.items():
@@ -61,7 +62,7 @@ def save_weights(
         if kept or origin:
             write_safetensors(partial / KEPT, kept or {}, origin)
         _write_json(partial / CONFIG, {"components": counts, "config": shared})
-        _replace(partial, directory)
+        replace_folder(partial, directory)
     except OSError as error:
         raise UserError(f"cannot write weights to {directory}: {error}") from error
     finally:
@@ -88,7 +89,7 @@ def open_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory} is not a model: it has no {CONFIG}. Give the folder that training wrote.")
     top = _read_json(directory / CONFIG)
-    if not isinstance(top.get("components"), dict) or not isinstance(top.get("config"), dict):
+    if not isinstance(top, dict) or not isinstance(top.get("components"), dict) or not isinstance(top.get("config"), dict):
         raise UserError(f"{directory / CONFIG} is not of a champ_jax model: 'components' and 'config' are expected.")
     found = {path.parent.name for path in directory.glob(f"*/{ARRAYS}")}
     if found != set(top["components"]):
@@ -120,7 +121,24 @@ def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _replace(source: Path, target: Path) -> None:
+def check_replaceable(directory: Path, ours: Callable[[Path], bool]) -> None:
+    """Raises UserError when a folder holds anything but what `ours` is true for: writing to it would lose that."""
+    if directory.is_dir():
+        others = sorted(path.name for path in directory.iterdir() if not ours(path))
+        if others or not directory.name:
+            raise UserError(f"{directory} holds other files, such as {(others or ['/'])[0]}: give an empty or new folder.")
+    elif directory.exists():
+        raise UserError(f"{directory} is a file: give an empty or new folder.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a part of a folder is what a model consists of."""
+    if path.is_dir():
+        return {part.name for part in path.iterdir()} <= {ARRAYS, CONFIG}
+    return path.name == KEPT or path.name == CONFIG and '"components"' in path.read_text(errors="replace")
+
+
+def replace_folder(source: Path, target: Path) -> None:
     """Renames `source` to `target`; a folder of that name is moved aside first and then removed."""
     old = source.with_suffix(".old")
     if target.exists():
@@ -136,5 +154,5 @@ def _write_json(path: Path, content: dict) -> None:
 def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         if weights is not None:
             with config.unlocked():
                 config.init_from = weights
-                # These are in the weights by now, and trained.
+                # These are in those weights by now.
                 config.init = {name: "" for name in config.get("init", {})}
         weights = train_one(config, workdir, args.resume, args.json)
     return 0

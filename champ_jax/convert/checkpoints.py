@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,18 +14,18 @@ from typing import Any
 from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.run import is_model, open_model
 from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safetensors
-from champ_jax.checkpoint.weights import CONFIG, DTYPES, KEPT, save_weights
+from champ_jax.checkpoint.weights import CONFIG, DTYPES, KEPT, check_replaceable, replace_folder, save_weights
 from champ_jax.config import did_you_mean
 from champ_jax.convert import kinds
-from champ_jax.convert.formats import OWN_CONFIG, Format, Weights, hidden, merge_config, place, read, write
+from champ_jax.convert.formats import OWN_CONFIG, Lacking, Weights, hidden, merge_config, overlay, place, plain, read, write
 from champ_jax.convert.hub import local_path
 from champ_jax.convert.kinds import KINDS, OWN, Kind
-from champ_jax.convert.lora import merge_lora
+from champ_jax.convert.lora import merge_lora, peft_alpha
 from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 
-FORMATS = {"safetensors": ".safetensors", "pt": ".pt"}
+FORMATS = ("safetensors", "pt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +88,19 @@ def import_checkpoint(path: str | Path, kind: str | None = None, loras: Sequence
     table = _kind(kind)
     if loras and not table.format:
         raise UserError(f"{kind} has several files: import the one that {loras[0][0]} changes by itself.")
-    weights = Weights({}, dict(table.config))
+    weights = Weights({}, {})
     for stem, state in _states(path, kind, table).items():
         format = table.files[stem]
         for lora, scale in loras:
-            changed = merge_lora(state.tensors, open_state(local_path(lora)).tensors, scale, source=str(lora))
-            state = dataclasses.replace(state, tensors=changed)
+            change = open_state(local_path(lora))
+            merged = merge_lora(state.tensors, change.tensors, scale, peft_alpha(change), str(lora))
+            state = dataclasses.replace(state, tensors=merged)
         try:
             part = read(state.tensors, state.config, format, str(state.file))
         except UserError as error:
             raise UserError(f"{error}\n{_looks_like(state, kind, stem)}".strip()) from error
         weights = _join(weights, part, stem, str(state.file))
-    return weights
+    return dataclasses.replace(weights, config=overlay(plain(table.config), weights.config))
 
 
 def export_checkpoint(
@@ -108,7 +111,7 @@ def export_checkpoint(
     Args:
       checkpoint: the folder.
       kind: a name of KINDS that can be written.
-      out: the folder to write to; files of the same name in it are replaced, each in one step.
+      out: the folder to write to, new, empty, or with an earlier export of the same kind, which is replaced.
       form: "safetensors" or "pt".
       dtype: "float32", "bfloat16" or "float16" for floating-point tensors; as they are by default.
 
@@ -122,8 +125,38 @@ def export_checkpoint(
     table = _kind(kind)
     if not table.writes:
         raise UserError(f"{kind} is only read. Written are {', '.join(name for name, known in KINDS.items() if known.writes)}.")
-    path, out = local_path(checkpoint), Path(out)
+    if form not in FORMATS or dtype not in (None, *DTYPES):
+        raise UserError(f"format {form!r}, dtype {dtype!r}: expected {' or '.join(FORMATS)}, and {', '.join(DTYPES)} or None.")
+    path, out = local_path(checkpoint), Path(out).absolute()
     params, config = open_model(path)
+    states = _states_to_write(path, kind, table, params, config)
+    described = table.format.describe(config) if table.format and table.format.describe else {}
+    unsaid = {stem: _unsaid(state, table, stem, config, described) for stem, state in states.items()}
+    for stem, values in unsaid.items():
+        if values and (form == "pt" or described):
+            where = "its config.json" if described else "a .pt file"
+            raise UserError(f"{path} as {kind}: {where} cannot say {json.dumps(values)}, and {stem} would be read as something else.")
+    names = {stem: table.file_name(stem, form) for stem in states}
+    check_replaceable(out, lambda entry: entry.name in names.values() or described and entry.name == CONFIG)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        for stem, state in states.items():
+            metadata = {"format": "pt"} | ({OWN_CONFIG: json.dumps(unsaid[stem])} if unsaid[stem] else {})
+            writer: Callable = write_safetensors if form == "safetensors" else write_torch
+            writer(partial / names[stem], state, metadata, DTYPES.get(dtype))
+        if described:
+            (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
+        replace_folder(partial, out)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [out / name for name in (*names.values(), *([CONFIG] if described else []))]
+
+
+def _states_to_write(path: Path, kind: str, table: Kind, params, config) -> dict[str, Mapping[str, LazyArray]]:
+    """The state dict of each file; an optional one is left out where the model has nothing of what it holds."""
     kept, reasons = _kept_beside(path, kind)
     states: dict[str, Mapping[str, LazyArray]] = {}
     for stem, format in table.files.items():
@@ -131,22 +164,16 @@ def export_checkpoint(
         weights = Weights(_with_motion(params), config, own, reasons)
         try:
             states[stem] = write(weights, format, str(path))
-        except UserError:
+        except Lacking:
             if stem not in table.optional:
                 raise
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        described = table.format.describe(config) if table.format and table.format.describe else {}
-        files = [
-            _write(state, _unsaid(state, table.files[stem], config, described), out / f"{stem}{FORMATS[form]}", form, dtype)
-            for stem, state in states.items()
-        ]
-        if described:
-            (out / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
-            files.append(out / CONFIG)
-        return files
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error}") from error
+    return states
+
+
+def _unsaid(state: Mapping[str, LazyArray], table: Kind, stem: str, config, described) -> dict[str, Any]:
+    """What neither the shapes nor the config.json nor the kind say of the geometry."""
+    seen = table.files[stem].geometry({name: array.shape for name, array in state.items()}, described)
+    return hidden(config, {**plain(table.config), **plain(seen)})
 
 
 def save_import(weights: Weights, out: str | Path, kind: str, dtype: str | None = None) -> Path:
@@ -159,7 +186,7 @@ def inspect_checkpoint(path: str | Path) -> Report:
     """Says what a file or folder is, from names, shapes and dtypes alone. Raises UserError when it cannot be read."""
     path = local_path(path)
     if is_model(path):
-        params, config = open_model(path)
+        params, config = open_model(path, shapes_only=True)
         arrays = {f"{name}/{at}": array for name, part in params.items() for at, array in flatten(part).items()}
         return _report(path, OWN, "a model of champ_jax", "safetensors", params, config, arrays, [])
     kind = recognise(path)
@@ -184,18 +211,14 @@ def _report(path, kind, title, form, params, config, arrays, odd) -> Report:
     components = {}
     for name, part in params.items():
         leaves = flatten(part).values()
-        components[name] = (len(leaves), sum(_size(leaf) for leaf in leaves))
+        components[name] = (len(leaves), sum(int(leaf.size) for leaf in leaves))
     dtypes: Counter[str] = Counter()
     for array in arrays.values():
-        dtypes[str(array.dtype)] += _size(array)
+        dtypes[str(array.dtype)] += int(array.size)
     floating = [name for name in dtypes if "float" in name]
     odd = odd + ([f"floating-point tensors of several dtypes: {', '.join(floating)}"] if len(floating) > 1 else [])
-    size = sum(_size(array) * array.dtype.itemsize for array in arrays.values())
+    size = sum(int(array.size) * array.dtype.itemsize for array in arrays.values())
     return Report(str(path), kind, title, form, components, dict(config), dict(dtypes), size, odd)
-
-
-def _size(array: Any) -> int:
-    return int(array.size)
 
 
 def _kept_notes(weights: Weights) -> list[str]:
@@ -244,22 +267,9 @@ def _kept_beside(path: Path, kind: str | None) -> tuple[dict[str, LazyArray], di
     return arrays, json.loads(origin.get("reasons", "{}"))
 
 
-def _unsaid(state: Mapping[str, LazyArray], format: Format, config, described) -> dict[str, Any]:
-    """What neither the shapes nor the config.json say of the geometry."""
-    return hidden(config, format.geometry({name: array.shape for name, array in state.items()}, described))
-
-
-def _write(state: Mapping[str, LazyArray], unsaid: Mapping[str, Any], file: Path, form: str, dtype: str | None) -> Path:
-    """Writes one file, with what is unsaid of the geometry in its header."""
-    if unsaid and form == "pt":
-        raise UserError(f"{file}: no reader of this format can see {json.dumps(unsaid)}, and a .pt file cannot say it: write safetensors.")
-    metadata = {"format": "pt"} | ({OWN_CONFIG: json.dumps(unsaid)} if unsaid else {})
-    writer: Callable = write_safetensors if form == "safetensors" else write_torch
-    writer(file, state, metadata, DTYPES.get(dtype))
-    return file
-
-
 def _kind(name: str) -> Kind:
+    if name == OWN:
+        raise UserError("a folder of ours needs no export: copy it, or join components with champ-jax merge.")
     if name not in KINDS:
         raise UserError(f"no kind of checkpoint {name!r}{did_you_mean(name, KINDS)}. Known: {', '.join([*KINDS, OWN])}.")
     return KINDS[name]

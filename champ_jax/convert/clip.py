@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import OWN_CONFIG, Component, Config, Format, Shapes, positive
 from champ_jax.convert.mapping import Layout, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.clip import CLIP, CLIPConfig
@@ -34,13 +34,15 @@ LAYOUT = Layout(
     ),
     kept=KEPT,
 )
+FIXED = {"layer_norm_eps": 1e-5}
+CLASSES = ("clip_vision_model", "clip")
 EMBEDDINGS = "vision_model.embeddings."
 
 
 def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     """{"clip": ...}. The number of heads and the activation change no shape: without a config.json, those of the released
     towers of that width are taken."""
-    own = config.get("vision_config") or config
+    own = {name: value for name, value in (config.get("vision_config") or config).items() if name != OWN_CONFIG}
     try:
         hidden, _, patch, _ = shapes[f"{EMBEDDINGS}patch_embedding.weight"]
         tokens, _ = shapes[f"{EMBEDDINGS}position_embedding.weight"]
@@ -55,11 +57,12 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
             "hidden": hidden,
             "intermediate": intermediate,
             "layers": layers,
-            "heads": own.get("num_attention_heads") or (16 if huge else max(hidden // 64, 1)),
+            # transformers leaves out what is its own default.
+            "heads": positive(own, "num_attention_heads", 12 if own else 16 if huge else max(hidden // 64, 1)),
             "patch": patch,
             "image_size": math.isqrt(tokens - 1) * patch,
             "projection": projection,
-            "activation": own.get("hidden_act") or ("gelu" if huge else "quick_gelu"),
+            "activation": own.get("hidden_act", "gelu" if huge and not own else "quick_gelu"),
         }
     }
 
@@ -94,12 +97,9 @@ VISION = Format(
     geometry=geometry,
     components=_components(KEPT),
     describe=_transformers_config,
+    fixed=FIXED,
+    classes=CLASSES,
 )
-
-
-def _whole_config(config: Config) -> dict[str, Any]:
-    """The part of transformers' configuration of a whole CLIP that is ours to say."""
-    return {"model_type": "clip", "projection_dim": config["clip"]["projection"], "vision_config": _transformers_config(config)}
 
 
 WHOLE = Format(
@@ -107,5 +107,6 @@ WHOLE = Format(
     signature=("vision_model.embeddings.class_embedding", "visual_projection.weight", "text_model.*"),
     geometry=geometry,
     components=_components(KEPT | TEXT_KEPT | {"text_model.embeddings.position_ids": "an index buffer"}),
-    describe=_whole_config,
+    fixed=FIXED,
+    classes=CLASSES,
 )

@@ -38,7 +38,8 @@ def _motion(weights: Weights) -> tuple[Any, dict[str, Any]]:
     found = find(weights.params, "motion") or split_temporal(find(weights.params, "denoiser") or {})[1]
     if not found:
         return None, {}
-    return found, {"unet": {name: weights.config["unet"][name] for name in ("channels", "layers", "temporal")}}
+    unet = weights.config.get("unet", {})
+    return found, {"unet": {name: unet[name] for name in ("channels", "layers", "temporal") if name in unet}}
 
 
 def _same(name: str) -> Callable[[Weights], tuple[Any, dict[str, Any]]]:
@@ -96,6 +97,8 @@ def gather(whole: str | Path | None, parts: Mapping[str, str | Path]) -> tuple[d
             kept = {} if split_temporal(found)[1] else split_temporal(params.get("denoiser") or {})[1]
             params["denoiser"] = {}
             place(params, "denoiser", kept)
+            if not kept:
+                config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}
         elif name == "motion":
             params["denoiser"] = split_temporal(params.get("denoiser") or {})[0]
             config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}

@@ -7,12 +7,15 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from champ_jax.checkpoint.partial import account
-from champ_jax.checkpoint.tensors import LazyArray, lazy
+from champ_jax.checkpoint.tensors import LazyArray, is_floating, lazy
 from champ_jax.convert.mapping import Layout, their_shapes, to_ours, to_torch
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
+COUNTS = ("layers", "blocks", "attentions", "tokens")
 OWN_CONFIG = "champ_jax"
 """Where files that were written here say what of the geometry their shapes do not."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,7 +40,8 @@ class Format:
     values; raises UserError for what we have no model of. components: from that configuration to the components by name;
     "guidance/depth" is the part "depth" of the component "guidance", "denoiser/" another part of "denoiser". absent: from
     the configuration to values for kept names that a writer needs when no file gave them. describe: the config.json that
-    loaders of this format want beside the file.
+    loaders of this format want beside the file; these read nothing else. fixed: names in a file's config.json to the one
+    value that our model has. classes: what a config.json says it is of, where it does.
     """
 
     title: str
@@ -48,6 +52,8 @@ class Format:
     foreign: tuple[str, ...] = ()
     when: Callable[[Shapes], bool] = lambda shapes: True
     describe: Callable[[Config], dict[str, Any]] | None = None
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def matches(self, shapes: Shapes) -> bool:
         """Whether a state dict with these names and shapes is taken for this format."""
@@ -82,14 +88,60 @@ class Weights:
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+class Lacking(UserError):
+    """A component that a file is to hold is not there at all."""
+
+
+def positive(config: Config, name: str, default: int) -> int:
+    """A whole number of at least 1 from a config.json, or the default; a list of equal ones counts as that one."""
+    value = config.get(name, default)
+    if isinstance(value, list) and value and all(item == value[0] for item in value):
+        value = value[0]
+    if type(value) is not int or value < 1:
+        raise UserError(f"config.json says {name} {value!r}: expected one whole number of at least 1.")
+    return value
+
+
+def check_file_config(config: Config, format: Format, source: str) -> None:
+    """Raises UserError for a config.json that is of another class, or asks for what our model does not do."""
+    own = config.get("vision_config") or config
+    kind = own.get("_class_name") or own.get("model_type") if isinstance(own, Mapping) else None
+    if kind and format.classes and kind not in format.classes:
+        raise UserError(f"the config.json beside {source} is of {kind}, not of {' or '.join(format.classes)}: is it another file's?")
+    for name, value in format.fixed.items():
+        if own.get(name, value) != value:
+            raise UserError(f"the config.json of {source} says {name} {own[name]!r}, and the model here has {value!r}.")
+
+
+def plain(config: Any) -> Any:
+    """Nested values with lists for tuples, as JSON gives them back."""
+    if isinstance(config, Mapping):
+        return {name: plain(value) for name, value in config.items()}
+    return [plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def _check_counts(config: Config, names: int, source: str) -> None:
+    """Raises UserError for more layers than the file has names: describing them would take for ever."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _check_counts(value, names, source)
+        elif name in COUNTS and not all(0 <= number <= names for number in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{source} has {names} names, too few for {name} {value}.")
+
+
 def read(state: Mapping[str, Any], file_config: Config, format: Format, source: str) -> Weights:
     """All of a state dict {name: array}, none of its tensors read yet; file_config: the config.json beside it, or {}.
 
     Raises UserError when a name is missing, unexpected or of another shape, listing them.
     """
     shapes = {name: tuple(array.shape) for name, array in state.items()}
-    config = overlay(format.geometry(shapes, file_config), file_config.get(OWN_CONFIG, {}))
-    components = format.components(config)
+    check_file_config(file_config, format, source)
+    try:
+        config = overlay(plain(format.geometry(shapes, file_config)), file_config.get(OWN_CONFIG, {}))
+        _check_counts(config, len(shapes), source)
+        components = format.components(config)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{source} is not {format.title}, or its config.json is of another: {type(error).__name__}, {error}.") from error
     expected: dict[str, tuple[int, ...]] = {}
     reasons: dict[str, str] = {}
     for component in components.values():
@@ -100,6 +152,10 @@ def read(state: Mapping[str, Any], file_config: Config, format: Format, source: 
     for name, component in components.items():
         place(params, name, to_ours(state, component.shapes, component.layout))
     kept = {name: lazy(state[name]) for name in excused if name in state}
+    whole = [name for name in expected if not is_floating(np.dtype(state[name].dtype))]
+    if whole:
+        first = f"{whole[0]} ({state[whole[0]].dtype})"
+        raise UserError(f"{source}: {len(whole)} weights are whole numbers, such as {first}: is it a quantised file?")
     return Weights(params, config, kept, {name: excused[name] for name in kept})
 
 
@@ -114,11 +170,11 @@ def write(weights: Weights, format: Format, source: str) -> dict[str, LazyArray]
         components = format.components(weights.config)
     except KeyError as error:
         has = ", ".join(sorted(weights.params)) or "nothing"
-        raise UserError(f"{source} has no {error.args[0]}, which {format.title} needs; it has {has}.") from error
+        raise Lacking(f"{source} has no {error.args[0]}, which {format.title} needs; it has {has}.") from error
     for name, component in components.items():
         given = find(weights.params, name)
         if given is None:
-            raise UserError(f"{source} has no {name}, which {format.title} needs; it has {', '.join(sorted(weights.params)) or 'nothing'}.")
+            raise Lacking(f"{source} has no {name}, which {format.title} needs; it has {', '.join(sorted(weights.params)) or 'nothing'}.")
         state |= to_torch(given, component.shapes, component.layout, f"{source}, {name},")
         patterns |= component.layout.kept
     kept = {name: array for name, array in weights.kept.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
@@ -132,10 +188,10 @@ def merge_config(known: Config, new: Config, source: str) -> dict[str, Any]:
     merged = dict(known)
     for name, value in new.items():
         if name == "kinds":
-            merged[name] = tuple(kind for kind in GUIDANCE_KINDS if kind in (*known.get(name, ()), *value))
+            merged[name] = [kind for kind in GUIDANCE_KINDS if kind in (*known.get(name, ()), *value)]
         elif isinstance(value, Mapping) and isinstance(known.get(name), Mapping):
             merged[name] = merge_config(known[name], value, source)
-        elif known.get(name, value) != value:
+        elif plain(known.get(name, value)) != plain(value):
             raise UserError(f"{source} has {name} {value!r} and the files before it {known[name]!r}: they are not of one model.")
         else:
             merged[name] = value
@@ -150,8 +206,8 @@ def hidden(config: Config, seen: Config) -> dict[str, Any]:
         if isinstance(value, Mapping) and isinstance(own, Mapping):
             if inner := hidden(own, value):
                 found[name] = inner
-        elif name != "kinds" and (list(own) if isinstance(own, tuple) else own) != (list(value) if isinstance(value, tuple) else value):
-            found[name] = own
+        elif name != "kinds" and plain(own) != plain(value):
+            found[name] = plain(own)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from champ_jax.convert.state import SUFFIXES
 from champ_jax.errors import UserError
 
 PREFIX = "hf:"
@@ -31,9 +32,10 @@ def local_path(path: str | Path) -> Path:
         raise UserError(f"{path} is on the hub: pip install huggingface_hub, or give a local path.") from error
     arguments = {"repo_id": f"{owner}/{repository}", "revision": revision or None}
     try:
-        if Path(file).suffix:
+        if Path(file).suffix in SUFFIXES:
             return Path(huggingface_hub.hf_hub_download(filename=file, **arguments))
         patterns = [f"{file}/*" if file else "*"]
         return Path(huggingface_hub.snapshot_download(allow_patterns=patterns, **arguments)) / file
     except (OSError, ValueError, RuntimeError) as error:  # what it raises without a network, or for an unknown name
-        raise UserError(f"{path} could not be fetched: {str(error).splitlines()[0]}. Download it by hand and give its path.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} could not be fetched: {reason}. Download it by hand and give its path.") from error

@@ -38,7 +38,7 @@ class Kind:
 
     title: for people. files: name without ending to format; a kind of one file is read from a file of any name. writes:
     whether it can be exported. config: what is known of every checkpoint of this kind besides its geometry. optional: files
-    that may be missing.
+    that may be missing. ending: of the files that loaders of this kind want where they are not safetensors.
     """
 
     title: str
@@ -46,6 +46,14 @@ class Kind:
     writes: bool = True
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: tuple[str, ...] = ()
+    ending: str = ".pth"
+
+    def file_name(self, stem: str, form: str) -> str:
+        """What a file is called when it is written as "safetensors" or "pt"."""
+        if form == "safetensors":
+            return f"{stem}.safetensors"
+        # transformers looks for another name.
+        return f"{'pytorch_model' if self.ending == '.bin' and stem == 'model' else stem}{self.ending}"
 
     @property
     def format(self) -> Format | None:
@@ -65,15 +73,15 @@ _NETWORKS = {
 _ENCODERS = {f"guidance_encoder_{kind}": guidance.champ_encoder(kind) for kind in GUIDANCE_KINDS}
 
 KINDS: dict[str, Kind] = {
-    "sd-unet": _single(unet.DENOISER, "diffusion_pytorch_model"),
-    "sd-single": _single(single_file.STABLE_DIFFUSION),
-    "sd-vae": _single(vae.SD_VAE, "diffusion_pytorch_model"),
-    "sd-vae-old": _single(vae.OLD_SD_VAE, "diffusion_pytorch_model"),
-    "sd-vae-oldest": _single(vae.FIRST_SD_VAE, "diffusion_pytorch_model"),
+    "sd-unet": _single(unet.DENOISER, "diffusion_pytorch_model", ending=".bin"),
+    "sd-single": _single(single_file.STABLE_DIFFUSION, ending=".ckpt"),
+    "sd-vae": _single(vae.SD_VAE, "diffusion_pytorch_model", ending=".bin"),
+    "sd-vae-old": _single(vae.OLD_SD_VAE, "diffusion_pytorch_model", ending=".bin"),
+    "sd-vae-oldest": _single(vae.FIRST_SD_VAE, "diffusion_pytorch_model", ending=".bin"),
     "sd-vae-original": _single(vae.ORIGINAL_SD_VAE),
-    "svd-vae": _single(svd_vae.SVD_VAE, "diffusion_pytorch_model"),
-    "clip-vision": _single(clip.VISION),
-    "clip": _single(clip.WHOLE),
+    "svd-vae": _single(svd_vae.SVD_VAE, "diffusion_pytorch_model", ending=".bin"),
+    "clip-vision": _single(clip.VISION, ending=".bin"),
+    "clip": _single(clip.WHOLE, ending=".bin"),
     "animate-anyone": Kind(
         "AnimateAnyone, Moore's (a folder of four files)",
         _NETWORKS | {"pose_guider": pose_guider.POSE_GUIDER},
@@ -87,8 +95,8 @@ KINDS: dict[str, Kind] = {
         optional=("motion_module", *_ENCODERS),
     ),
     "champ-single": _single(single_file.CHAMP, "champ", config={"schedule": SCHEDULE}),
-    "animatediff": _single(motion.ANIMATEDIFF, "motion_module"),
-    "motion-adapter": _single(motion.MOTION_ADAPTER, "diffusion_pytorch_model"),
+    "animatediff": _single(motion.ANIMATEDIFF, "motion_module", ending=".ckpt"),
+    "motion-adapter": _single(motion.MOTION_ADAPTER, "diffusion_pytorch_model", ending=".bin"),
     "modelscope": _single(modelscope.MODELSCOPE, writes=False),
     "pose-guider": _single(pose_guider.POSE_GUIDER, "pose_guider"),
     "face-id": _single(stable_animator.FACE_ID, "face_encoder"),

@@ -12,6 +12,7 @@ weight + scale * alpha / rank * up @ down. The files differ in names alone:
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from champ_jax.checkpoint.tensors import LazyArray, lazy
+from champ_jax.convert.state import State
 from champ_jax.errors import UserError
 
 SUFFIXES = (
@@ -74,6 +76,26 @@ def merge_lora(
     if not layers:
         raise UserError(f"{source} holds nothing that changes a UNet or a motion module ({len(left_out(lora))} tensors of a text encoder).")
     return merged
+
+
+def peft_alpha(file: State) -> float | None:
+    """The alpha of a LoRA of PEFT, which stands beside it in adapter_config.json or in its header; None where neither is.
+
+    Raises UserError for settings that are of single layers, and for other kinds of adapters than LoRA.
+    """
+    beside = file.file.with_name("adapter_config.json")
+    try:
+        settings = json.loads(beside.read_text()) if beside.is_file() else json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
+        settings = {str(name).rpartition(".")[2]: value for name, value in settings.items()}
+        alpha, rank = float(settings.get("lora_alpha", 0)), float(settings.get("r", 0))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"what {file.file} or {beside} says of its LoRA cannot be read: {error}") from error
+    if odd := [name for name in ("alpha_pattern", "rank_pattern", "use_dora") if settings.get(name)]:
+        raise UserError(f"{file.file} has {', '.join(odd)}, which cannot be merged here: merge it in PEFT.")
+    if not alpha:
+        return None
+    # rsLoRA divides by the root of the rank.
+    return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
 
 
 def left_out(lora: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.tensors import LazyArray
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import Component, Config, Format, Lacking, Shapes, positive
 from champ_jax.convert.mapping import Layout, Rules, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.temporal import TemporalConfig
@@ -67,15 +67,15 @@ def _geometry(layout: Layout, positions: str):
         lengths = {found[-2] for name, found in shapes.items() if name.endswith(positions)}
         if len(lengths) > 1:
             raise UserError(f"motion modules with positions of several lengths: {sorted(lengths)}.")
-        heads = config.get("motion_num_attention_heads", 8)
         temporal = {
-            "heads": heads[0] if isinstance(heads, list) else heads,
-            "groups": config.get("motion_norm_num_groups", 32),
-            "max_frames": lengths.pop() if lengths else config.get("motion_max_seq_length", TemporalConfig.max_frames),
+            "heads": positive(config, "motion_num_attention_heads", 8),
+            "groups": positive(config, "motion_norm_num_groups", 32),
+            "max_frames": lengths.pop() if lengths else positive(config, "motion_max_seq_length", TemporalConfig.max_frames),
             "blocks": count("down_0/temporal_0/block_*/norm_ff/scale"),
             "attentions": count(f"{first}/attn_*/to_q/kernel"),
             "ff_mult": hidden // (2 * width),
             "mid": shape("mid/temporal_0/norm/scale") is not None,
+            "clip_norm": False,
         }
         channels = [shape(f"down_{i}/temporal_0/norm/scale")[0] for i in range(levels)]
         return {"unet": {"channels": channels, "layers": layers, "temporal": temporal}}
@@ -108,7 +108,7 @@ def components(component: str, layout: Layout = ANIMATEDIFF_LAYOUT):
 
     def described(config: Config) -> dict[str, Component]:
         if not config.get("unet", {}).get("temporal"):
-            raise UserError("this model has no temporal modules: they are trained in stage C.")
+            raise Lacking("this model has no temporal modules: they are trained in stage C.")
         return {component: Component(temporal_shapes(config), layout)}
 
     return described
@@ -176,4 +176,5 @@ MOTION_ADAPTER = Format(
     absent=_positions_of(ADAPTER_LAYOUT, "pos_embed.pe"),
     foreign=("*lora*", "conv_in.weight"),
     describe=_adapter_config,
+    classes=("MotionAdapter",),
 )

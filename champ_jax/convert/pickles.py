@@ -16,16 +16,20 @@ from champ_jax.errors import UserError
 
 # Names that appear in harmless files and mean nothing to us; calls of them give their arguments, unused.
 INERT = {
-    "_codecs.encode", "builtins.set", "__builtin__.set", "numpy.dtype", "numpy.ndarray",
+    "_codecs.encode", "builtins.set", "__builtin__.set", "builtins.int", "builtins.list", "argparse.Namespace",
+    "numpy.dtype", "numpy.ndarray",
     "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
     "torch.device", "torch.Size", "torch.serialization._get_layout",
     # Stable Diffusion 1.x names it in the training state beside its weights.
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
 }  # fmt: skip
-CONTAINERS = {"collections.OrderedDict": dict, "builtins.dict": dict, "builtins.list": list}
+TABLES = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict"}
 DTYPES = {"float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"}
-TENSOR = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"}
+DTYPES |= {"float8_e4m3fn", "float8_e5m2"}
+TENSOR = {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v3"}
+SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+"""Of tensors with attributes and of buffers: called with the function that makes the plain tensor, and its arguments."""
 PARAMETER = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 
 
@@ -42,12 +46,13 @@ class Inert(NamedTuple):
 
 
 class TensorView(NamedTuple):
-    """A tensor: where it lies in a storage, which `persistent` described; sizes in elements."""
+    """A tensor: where it lies in a storage, which `persistent` described; sizes in elements; dtype if not the storage's."""
 
     storage: Any
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    dtype: Name | None = None
 
 
 def load(data: io.BytesIO, persistent: Callable[[Any], Any], operations: int, source: str) -> Any:
@@ -89,8 +94,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, data, operations) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count >= operations:
+        self.operations = operations
+        for opcode, argument, _ in pickletools.genops(data):
+            self.operations -= 1
+            if self.operations < 0:
                 raise _Refused(f"has more than {operations} operations, far more than its size needs")
             if opcode.name == "STOP":
                 return self.stack.pop()
@@ -197,7 +204,7 @@ class _Machine:
         self._name(f"{module}.{attribute}")
 
     def _name(self, text):
-        if text not in TENSOR | PARAMETER | INERT | CONTAINERS.keys() and not _is_storage_or_dtype(text):
+        if text not in TENSOR | PARAMETER | INERT | TABLES | {SUBCLASS} and not _is_storage_or_dtype(text):
             raise _Refused(f"names {text[:100]!r}")
         self.stack.append(Name(text))
 
@@ -205,6 +212,8 @@ class _Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
+        if function.text in TABLES and arguments and isinstance(arguments[0], (list, tuple)):
+            self.operations -= len(arguments[0])  # copying a list a thousand times is one operation each otherwise
         self.stack.append(_call(function.text, arguments))
 
     def op_newobj(self, argument):
@@ -225,17 +234,18 @@ def _call(name: str, arguments: tuple) -> Any:
         whole = [offset, *shape, *strides]
         if not all(type(x) is int and 0 <= x < 1 << 62 for x in whole) or len(shape) != len(strides) or len(shape) > 32:
             raise ValueError("a tensor without a shape that makes sense")
-        return TensorView(storage, offset, tuple(shape), tuple(strides))
+        dtype = arguments[6] if name.endswith("_v3") and len(arguments) > 6 and isinstance(arguments[6], Name) else None
+        return TensorView(storage, offset, tuple(shape), tuple(strides), dtype)
+    if name == SUBCLASS:
+        function, _, inner = arguments[:3]
+        if not isinstance(function, Name) or not isinstance(inner, tuple) or function.text == SUBCLASS:
+            raise ValueError("a tensor with attributes that is none")
+        return _call(function.text, inner)
     if name in PARAMETER:
         return arguments[0]
-    if name in CONTAINERS:
-        made = CONTAINERS[name]()
-        if arguments:
-            items = arguments[0]
-            if not isinstance(items, (list, tuple)):
-                raise ValueError("a container of something that is no list")
-            made = _pairs([x for pair in items for x in _pair(pair)]) if isinstance(made, dict) else list(items)
-        return made
+    if name in TABLES:
+        pairs = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else ()
+        return _pairs([x for pair in pairs for x in _pair(pair)])
     return Inert(name)
 
 
@@ -250,7 +260,8 @@ def _pairs(flat: list[Any]) -> dict:
     if len(flat) % 2:
         raise ValueError("a table with a key without a value")
     for key in flat[::2]:
-        if not isinstance(key, (str, int, float, bytes, Name, Inert)) and key is not None:
+        # Large numbers can be made to collide, which makes a table slow.
+        if not isinstance(key, (str, bytes, Name, Inert)) and not (isinstance(key, int) and abs(key) < 1 << 31):
             raise ValueError(f"a table with a key that is a {type(key).__name__}")
     return dict(zip(flat[::2], flat[1::2]))
 

@@ -23,7 +23,7 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
         raise UserError(f"a pose guider needs {error}: give its whole file.") from error
     if inputs != 3:
         raise UserError(f"conv_in.weight is {shapes['conv_in.weight']}: there are only encoders for pictures, of 3 channels.")
-    return {"guidance": {"channels": channels, "attention": False, "out_channels": out_channels}, "kinds": ("dwpose",)}
+    return {"guidance": {"patch": 1, "channels": channels, "attention": False, "out_channels": out_channels}, "kinds": ("dwpose",)}
 
 
 def _components(config: Config) -> dict[str, Component]:

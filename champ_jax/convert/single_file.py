@@ -71,7 +71,7 @@ def _champ_components(config: Config) -> dict[str, Component]:
     if config["unet"].get("temporal"):
         found["denoiser/"] = _within("denoising_unet", motion.components("denoiser")(config)["denoiser"])
     for kind in config["kinds"]:
-        found[f"guidance/{kind}"] = _within(f"guidance_encoder_{kind}", Component(guidance.encoder_shapes(config), guidance.LAYOUT))
+        found[f"guidance/{kind}"] = _within(f"guidance_encoder_{kind}", guidance.encoder(config))
     return found
 
 

@@ -17,7 +17,10 @@ from champ_jax.convert.torch_file import MAGIC_PICKLE, MAGIC_ZIP, read_torch
 from champ_jax.errors import UserError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".onnx")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params", "net", "weights", "backbone", "ema")
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "module", "params_ema", "params", "net", "weights", "backbone",
+    "ema", "ema_model", "model_ema", "state_dict_ema",
+)  # fmt: skip
 """Names under which training scripts put a state dict beside other things."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What data parallelism, compilation and wrapping classes put before every name."""
@@ -26,13 +29,14 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 @dataclasses.dataclass(frozen=True)
 class State:
     """tensors: name to array. config: the config.json beside the file, or {}. file: where it came from. form: what kind of
-    file that is. notes: what was unwrapped or left aside on the way, for the user."""
+    file that is. notes: what was unwrapped or left aside on the way, for the user. metadata: of a safetensors header."""
 
     tensors: dict[str, LazyArray]
     config: dict[str, Any]
     file: Path
     form: str
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_state(path: str | Path) -> State:
@@ -54,6 +58,13 @@ def open_state(path: str | Path) -> State:
         raise UserError(f"{path}: there is no such file.")
     if path.suffix == ".json" and path.name.endswith(".index.json"):
         return _open_shards(path)
+    state = _open_file(path)
+    tensors, notes = _strip_prefix(state.tensors)
+    return dataclasses.replace(state, tensors=tensors, notes=(*state.notes, *notes))
+
+
+def _open_file(path: Path) -> State:
+    """One file, with the names that stand in it."""
     if path.suffix == ".onnx":
         return State(arcface_state(read_onnx(path), str(path)), {}, path, "ONNX")
     if path.name.endswith("weights_manifest.json"):
@@ -61,16 +72,16 @@ def open_state(path: str | Path) -> State:
     config = _config_beside(path)
     with path.open("rb") as file:
         start = file.read(16)
-    if start.startswith((MAGIC_ZIP, MAGIC_PICKLE)) or path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
+    is_safetensors = start[8:9] == b"{" or path.suffix == ".safetensors"
+    if start.startswith((MAGIC_ZIP, MAGIC_PICKLE)) or path.suffix in (".pth", ".pt", ".bin", ".ckpt") and not is_safetensors:
         form = "PyTorch, zip" if start.startswith(MAGIC_ZIP) else "PyTorch before 1.6"
         tensors, notes = _unwrap(read_torch(path), str(path))
         return State(tensors, config, path, form, notes)
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
+    if is_safetensors:
         tensors, metadata = read_safetensors(path)
-        tensors, notes = _strip_prefix(tensors)
         if OWN_CONFIG in metadata:
             config = config | {OWN_CONFIG: _parsed(metadata[OWN_CONFIG], path)}
-        return State(tensors, config, path, "safetensors", notes)
+        return State(tensors, config, path, "safetensors", metadata=metadata)
     raise UserError(f"{path} is no file of weights that is known here: expected {', '.join(SUFFIXES)}; it begins with {start[:8]!r}.")
 
 
@@ -93,7 +104,10 @@ def weight_files(folder: Path) -> list[Path]:
     safe = {path.stem for path in found if path.suffix == ".safetensors"}
     # diffusers writes both `diffusion_pytorch_model.bin` and `.safetensors`, transformers `pytorch_model.bin` and `model.safetensors`.
     safe |= {"pytorch_model"} if "model" in safe else set()
-    return [path for path in found if path.suffix == ".safetensors" or path.stem not in safe]
+    found = [path for path in found if path.suffix == ".safetensors" or path.stem not in safe]
+    # diffusers keeps variants such as `diffusion_pytorch_model.fp16.safetensors` beside the plain file.
+    plain = {path.stem for path in found if "." not in path.stem}
+    return [path for path in found if "." not in path.stem or path.stem.split(".")[0] not in plain]
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
@@ -117,19 +131,20 @@ def _open_shards(index: Path) -> State:
         raise UserError(f"{index} is not the index of a model in several files: {error}") from error
     if any("/" in name or "\\" in name or not (index.parent / name).is_file() for name in files):
         raise UserError(f"{index} names files that are not beside it: {', '.join(files)}")
-    states = [open_state(index.parent / name) for name in files]
+    states = [_open_file(index.parent / name) for name in files]
     tensors = {name: array for state in states for name, array in state.tensors.items()}
     if tensors.keys() != table.keys():
         odd = sorted(tensors.keys() ^ table.keys())
         raise UserError(f"{index} and its files do not agree on {len(odd)} names, such as {odd[0]}: copy all of them again.")
-    return State(tensors, states[0].config, index, f"{states[0].form}, {len(files)} files")
+    tensors, notes = _strip_prefix(tensors)
+    return State(tensors, states[0].config, index, f"{states[0].form}, {len(files)} files", notes)
 
 
 def _unwrap(tree: Any, source: str) -> tuple[dict[str, LazyArray], tuple[str, ...]]:
     """The state dict in what `torch.save` saved, and notes on what was around it."""
     notes: list[str] = []
-    while isinstance(tree, dict) and not any(isinstance(value, LazyArray) for value in tree.values()):
-        inner = next((name for name in WRAPPERS if isinstance(tree.get(name), dict)), None)
+    while isinstance(tree, dict):
+        inner = next((name for name in WRAPPERS if isinstance(tree.get(name), dict) and tree[name]), None)
         if inner is None:
             break
         aside = sorted(str(name) for name in tree if name != inner)
@@ -143,15 +158,18 @@ def _unwrap(tree: Any, source: str) -> tuple[dict[str, LazyArray], tuple[str, ..
         raise UserError(f"{source} holds no state dict: among {', '.join(aside[:6]) or 'nothing'} there is no tensor.")
     if aside:
         notes.append(f"no tensors, left aside: {', '.join(aside[:6])}")
-    tensors, stripped = _strip_prefix(tensors)
-    return tensors, (*notes, *stripped)
+    return tensors, tuple(notes)
 
 
 def _strip_prefix(tensors: Mapping[str, LazyArray]) -> tuple[dict[str, LazyArray], tuple[str, ...]]:
     """Names without what stands before every one of them."""
     names, notes = dict(tensors), []
-    for prefix in PREFIXES:
-        if names and all(name.startswith(prefix) and not name.startswith("model.diffusion_model.") for name in names):
-            names = {name.removeprefix(prefix): array for name, array in names.items()}
-            notes.append(f"every name began with {prefix!r}")
+    while prefix := next((prefix for prefix in PREFIXES if _begin_all(names, prefix)), None):
+        names = {name.removeprefix(prefix): array for name, array in names.items()}
+        notes.append(f"every name began with {prefix!r}")
     return names, tuple(notes)
+
+
+def _begin_all(names: Mapping[str, Any], prefix: str) -> bool:
+    # Stable Diffusion's single file, which may hold the UNet alone.
+    return bool(names) and all(name.startswith(prefix) and not name.startswith("model.diffusion_model.") for name in names)

@@ -21,6 +21,11 @@ STORAGES = {
     "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_,
     "Untyped": np.uint8,
 }  # fmt: skip
+DTYPES = {
+    "float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2,
+    "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8, "uint8": np.uint8, "bool": np.bool_,
+}  # fmt: skip
 MAGIC_ZIP = b"PK\x03\x04"
 MAGIC_PICKLE = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 """How files of PyTorch before 1.6 begin: the first pickle holds a magic number."""
@@ -160,7 +165,10 @@ def _tensor(view: pickles.TensorView, path: Path, place) -> LazyArray:
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
     offset, size = place(storage)
-    item = storage.dtype.itemsize
+    dtype = storage.dtype if view.dtype is None else np.dtype(DTYPES[view.dtype.text.removeprefix("torch.")])
+    item = dtype.itemsize
+    if any(length > 1 << 48 for length in view.shape):
+        raise ValueError(f"a tensor of shape {list(view.shape)[:8]}")
     extent = 1 + sum((length - 1) * step for length, step in zip(view.shape, view.strides)) if math.prod(view.shape) else 0
     if (view.offset + extent) * item > size:
         raise ValueError(f"a tensor of shape {list(view.shape)[:8]} reaches beyond its storage of {size} bytes")
@@ -168,4 +176,4 @@ def _tensor(view: pickles.TensorView, path: Path, place) -> LazyArray:
         raise ValueError(f"a tensor of shape {list(view.shape)[:8]} repeats its storage of {size} bytes")
     contiguous = tuple(int(x) for x in np.cumprod((1, *view.shape[:0:-1]))[::-1]) if view.shape else ()
     plain = all(length == 1 or step == expected for length, step, expected in zip(view.shape, view.strides, contiguous))
-    return in_file(path, offset + view.offset * item, view.shape, storage.dtype, None if plain else view.strides)
+    return in_file(path, offset + view.offset * item, view.shape, dtype, None if plain else view.strides)

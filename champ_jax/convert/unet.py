@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import Component, Config, Format, Shapes, positive
 from champ_jax.convert.mapping import Layout, Rules, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.unet import UNet, UNetConfig
@@ -39,12 +39,8 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     levels = sum(bool(re.fullmatch(r"down_blocks\.\d+\.resnets\.0\.conv1\.weight", name)) for name in shapes)
     layers = sum(bool(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", name)) for name in shapes)
     found = _measure(shapes, DIFFUSERS, levels, layers)
-    heads, groups = config.get("num_attention_heads") or config.get("attention_head_dim"), config.get("norm_num_groups")
-    if isinstance(heads, list) and len(set(heads)) == 1:
-        heads = heads[0]
-    if isinstance(heads, list):
-        raise UserError(f"a UNet with {heads} heads a level is not of Stable Diffusion 1.x: it has equally many at each.")
-    return {"unet": found | {"heads": heads or 8, "groups": groups or 32}}
+    named = "num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim"
+    return {"unet": found | {"heads": positive(config, named, 8), "groups": positive(config, "norm_num_groups", 32)}}
 
 
 def _measure(shapes: Shapes, layout: Layout, levels: int, layers: int) -> dict[str, Any]:
@@ -74,6 +70,8 @@ def _measure(shapes: Shapes, layout: Layout, levels: int, layers: int) -> dict[s
         "context_dim": shapes[cross][1] if cross in shapes else None,
         "ff_mult": hidden // (2 * width),
         "head": head in shapes,
+        "positions": False,
+        "head_dim": None,
     }
 
 
@@ -117,6 +115,14 @@ def _diffusers_config(config: Config) -> dict[str, Any]:
     }
 
 
+CLASSES = ("UNet2DConditionModel",)
+FIXED = {
+    "act_fn": "silu", "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0, "center_input_sample": False,
+    "resnet_time_scale_shift": "default", "resnet_skip_time_act": False, "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn", "time_embedding_type": "positional", "dual_cross_attention": False,
+    "class_embed_type": None, "addition_embed_type": None, "encoder_hid_dim": None, "conv_in_kernel": 3, "conv_out_kernel": 3,
+}  # fmt: skip
+"""What changes a UNet's numbers and no shape."""
 SIGNATURE = ("conv_in.weight", "time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight", "mid_block.attentions.0.*")
 VIDEO = ("*.motion_modules.*", "*.temp_convs.*", "*.temporal_res_block.*")
 DENOISER = Format(
@@ -126,6 +132,8 @@ DENOISER = Format(
     components("denoiser"),
     foreign=VIDEO,
     describe=_diffusers_config,
+    fixed=FIXED,
+    classes=CLASSES,
 )
 REFERENCE = Format(
     "a UNet of Stable Diffusion 1.x without head (diffusers)",
@@ -133,6 +141,8 @@ REFERENCE = Format(
     _reference_geometry,
     components("reference"),
     foreign=(*VIDEO, "conv_out.weight"),
+    fixed=FIXED,
+    classes=CLASSES,
 )
 
 
@@ -181,7 +191,8 @@ def original_layout(config: Config) -> Layout:
 def original_geometry(shapes: Shapes) -> dict[str, Any]:
     """{"unet": ...} of the original single file, whose heads and groups are Stable Diffusion 1's: 8 and 32."""
     first = "model.diffusion_model.input_blocks."
-    blocks = {int(name.removeprefix(first).split(".")[0]) for name in shapes if name.startswith(first)}
+    numbers = (name.removeprefix(first).split(".")[0] for name in shapes if name.startswith(first))
+    blocks = {int(number) for number in numbers if number.isdecimal()}
     halvings = sorted(number for number in blocks if f"{first}{number}.0.op.weight" in shapes)
     layers = (halvings[0] if halvings else len(blocks)) - 1
     levels = len(halvings) + 1

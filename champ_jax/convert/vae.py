@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import Component, Config, Format, Shapes, positive
 from champ_jax.convert.mapping import Layout, Rules, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.vae import VAE, VAEConfig
@@ -65,14 +65,17 @@ def _geometry(layout_of_one_level: Layout):
             raise UserError("a VAE of Stable Diffusion has encoder, decoder and quant_conv, and this file has not all of them.")
         latents = moments[0] // 2
         # The factor and the norms' groups change no shape.
-        scaling = config.get("scaling_factor") or VAEConfig.scaling
+        scaling = config.get("scaling_factor", VAEConfig.scaling)
+        if not isinstance(scaling, float | int) or not 0 < scaling < 1e6:
+            raise UserError(f"config.json says scaling_factor {scaling!r}: expected a number above 0.")
         return {
             "vae": {
                 "channels": channels,
                 "layers": layers,
-                "groups": config.get("norm_num_groups") or 32,
+                "groups": positive(config, "norm_num_groups", 32),
                 "latent_channels": latents,
                 "scaling": scaling,
+                "patch": 1,
             }
         }
 
@@ -110,8 +113,6 @@ def _is_convolution(shapes: Shapes) -> bool:
 def _diffusers_config(config: Config) -> dict[str, Any]:
     """What diffusers' AutoencoderKL.from_pretrained wants."""
     vae = vae_config(config)
-    if vae.patch != 1:
-        raise UserError(f"this VAE folds patches of {vae.patch}x{vae.patch} pixels, which Stable Diffusion's does not.")
     levels = len(vae.channels)
     return {
         "_class_name": "AutoencoderKL",
@@ -125,6 +126,10 @@ def _diffusers_config(config: Config) -> dict[str, Any]:
     }
 
 
+FIXED = {
+    "act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None, "mid_block_add_attention": True,
+    "use_quant_conv": True, "use_post_quant_conv": True,
+}  # fmt: skip
 _ATTENTION = "encoder.mid_block.attentions.0."
 _SIDES = ("encoder.conv_in.weight", "decoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight", "quant_conv.weight")
 SD_VAE = Format(
@@ -134,6 +139,8 @@ SD_VAE = Format(
     _components(DIFFUSERS),
     foreign=("*.temporal_res_block.*",),
     describe=_diffusers_config,
+    fixed=FIXED,
+    classes=("AutoencoderKL",),
 )
 OLD_SD_VAE = Format(
     "a VAE of Stable Diffusion (diffusers before 0.15)",
@@ -142,6 +149,8 @@ OLD_SD_VAE = Format(
     _components(OLD_DIFFUSERS),
     when=lambda shapes: not _is_convolution(shapes),
     describe=_diffusers_config,
+    fixed=FIXED,
+    classes=("AutoencoderKL",),
 )
 FIRST_SD_VAE = Format(
     "a VAE of Stable Diffusion (diffusers before 0.15, attention as 1x1 convolutions)",
@@ -150,6 +159,8 @@ FIRST_SD_VAE = Format(
     _components(FIRST_DIFFUSERS),
     when=_is_convolution,
     describe=_diffusers_config,
+    fixed=FIXED,
+    classes=("AutoencoderKL",),
 )
 ORIGINAL_SD_VAE = Format(
     "a VAE of Stable Diffusion (original)",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def assemble(config, records: Records) -> Assembled:
     loaded, described = gather(config.init_from, given_parts)
     described = _overlay(described, config.model.to_dict(), source)
     _derive(described)
-    geometry = AnimatorConfig.build({name: value for name, value in described.items() if name != "pipeline"})
+    geometry = geometry_of(described)
     policy = Policy(compute=jnp.dtype(config.compute_dtype))
     build = MusicModel if config.stage == "A" else Animator
     if config.stage == "A" and geometry.m2p is None:
@@ -116,9 +115,9 @@ def assemble(config, records: Records) -> Assembled:
     )
 
 
-def geometry_of(described: dict[str, Any]) -> dict[str, Any]:
-    """What `described` says of the networks, as JSON would give it back, to be compared."""
-    return json.loads(json.dumps({name: value for name, value in described.items() if name != "pipeline"}))
+def geometry_of(described: dict[str, Any]) -> AnimatorConfig:
+    """What `described` says of the networks; values that it leaves out are the defaults."""
+    return AnimatorConfig.build({name: value for name, value in described.items() if name != "pipeline"})
 
 
 def _fingerprint(arrays: dict[str, np.ndarray]) -> str:

@@ -37,8 +37,11 @@ def test_full_size(name):
     assert sum(np.prod(shape, dtype=int) for key, shape in shapes.items() if key not in weights.kept) == FULL[name]
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt"])
-@pytest.mark.parametrize("name", ODD)
+# A .pt file of a whole CLIP could not say how many heads it has.
+FORMS = [(name, form) for name in ODD for form in ("safetensors", "pt") if (name, form) != ("clip odd", "pt")]
+
+
+@pytest.mark.parametrize("name, form", FORMS)
 def test_there_and_back(name, form, tmp_path):
     """File to folder of ours to file: the same names, dtypes and bytes."""
     kind, state = name.split()[0], filled_state(shapes_of(name))
@@ -139,7 +142,7 @@ def test_champ_without_a_file(champ, tmp_path):
     for stem in ("reference_unet", "denoising_unet", "guidance_encoder_dwpose"):
         (tmp_path / f"{stem}.safetensors").symlink_to(champ / f"{stem}.safetensors")
     weights = import_checkpoint(tmp_path)
-    assert weights.config["kinds"] == ("dwpose",) and "temporal" not in weights.config["unet"]
+    assert weights.config["kinds"] == ["dwpose"] and "temporal" not in weights.config["unet"]
     assert any("motion_module" in note for note in inspect_checkpoint(tmp_path).odd)
     (tmp_path / "reference_unet.safetensors").unlink()
     with pytest.raises(UserError, match="reference_unet"):

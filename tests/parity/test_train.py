@@ -114,7 +114,7 @@ def torch_gradients(grads) -> dict[str, np.ndarray]:
     files = {"temporal": "denoising_unet", "denoiser": "denoising_unet", "reference": "reference_unet"}
     found = {}
     for part, tree in grads.items():
-        layout = layouts.get(part, guidance.LAYOUT)
+        layout = layouts.get(part, guidance.layout(4))
         owner = files.get(part, part.replace("guidance_", "guidance_encoder_"))
         found |= {f"{owner}.{name}": np.asarray(x) for name, x in to_torch(tree, tree, layout).items()}
     return found
