@@ -52,6 +52,49 @@ def test_a_lora_is_merged(tmp_path):
     np.testing.assert_allclose(np.asarray(half[path]) - np.asarray(plain[path]), 1.0, rtol=1e-5)
 
 
+def test_a_loras_own_strength(tmp_path):
+    """PEFT says alpha beside the file, once for all layers."""
+    folder = source(tmp_path)
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    layer = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
+    lora = {f"{layer}.lora_A.weight": np.ones((4, 16), np.float32), f"{layer}.lora_B.weight": np.ones((16, 4), np.float32)}
+    write_safetensors(adapter / "adapter_model.safetensors", lora)
+
+    def change(**settings):
+        (adapter / "adapter_config.json").write_text(json.dumps({"r": 4, **settings}))
+        words = ["--src", str(folder), "--out", str(tmp_path / "with"), "--lora", str(adapter / "adapter_model.safetensors")]
+        assert main(["convert", "import", *words]) == (2 if settings.get("use_dora") else 0)
+        path = "down_0/temporal_0/block_0/attn_0/to_q/kernel"
+        found = read_safetensors(tmp_path / "with" / "motion" / "model.safetensors")[0][path]
+        name = f"{layer}.weight"
+        return float(np.mean(np.asarray(found) - filled_state({name: shapes_of("motion-adapter odd")[name]}, np.float32)[name].T))
+
+    assert abs(change(lora_alpha=16) - 16) < 1e-4
+    assert abs(change(lora_alpha=16, use_rslora=True) - 32) < 1e-4
+    assert abs(change(lora_alpha=4) - 4) < 1e-4
+    change(lora_alpha=4, use_dora=True)
+
+
+def test_nothing_of_the_users_is_lost(tmp_path, capsys):
+    """Neither a source that is also the target, nor other files, nor a model that an export would write into."""
+    folder = source(tmp_path)
+    ours = tmp_path / "ours"
+    assert main(["convert", "import", "--src", str(folder), "--out", str(ours)]) == 0
+    for words in (
+        ["import", "--src", str(folder), "--out", str(folder)],
+        ["export", "--checkpoint", str(ours), "--to", "motion-adapter", "--out", str(ours)],
+        ["export", "--checkpoint", str(ours), "--to", "animatediff", "--out", str(folder)],
+        ["import", "--src", str(folder), "--out", str(tmp_path)],
+        ["import", "--src", str(folder), "--out", "."],
+    ):
+        assert main(["convert", *words]) == 2, words
+        assert "holds other files" in capsys.readouterr().err
+    assert main(["convert", "inspect", str(ours)]) == main(["convert", "inspect", str(folder)]) == 0
+    for _ in range(2):  # what an earlier export left is replaced
+        assert main(["convert", "export", "--checkpoint", str(ours), "--to", "motion-adapter", "--out", str(tmp_path / "out")]) == 0
+
+
 def test_refusals_are_one_code_and_change_nothing(tmp_path, capsys):
     folder, out = source(tmp_path), tmp_path / "out"
     for words, part in (

@@ -58,6 +58,31 @@ def safetensors_files():
     yield "a name twice", safetensors(f'{{"a":{first},"a":{second}}}'.encode(), bytes(16)), "the one before ends"
 
 
+def geometries():
+    """Whole safetensors whose names or header claim more layers than any network has; what is built of them must be small."""
+    shapes = {"model.diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3), "first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3)}
+    shapes |= {"model.diffusion_model.input_blocks.50000001.0.op.weight": (8, 8, 3, 3)}
+    yield "50 million layers by name", zeros(shapes), "Stable Diffusion 1.x"
+    clip = "vision_model.embeddings."
+    shapes = {f"{clip}class_embedding": (8,), f"{clip}patch_embedding.weight": (8, 3, 4, 4), f"{clip}position_embedding.weight": (5, 8)}
+    shapes |= {"visual_projection.weight": (4, 8), "vision_model.encoder.layers.0.mlp.fc1.weight": (8, 8)}
+    for name, value in (("layers", 10**9), ("layers", -1), ("layers", "x"), ("heads", 0), ("hidden", [[]]), ("unknown", 3)):
+        header = {"__metadata__": {"champ_jax": json.dumps({"clip": {name: value}})}}
+        yield f"CLIP whose header says {name} {value}", zeros(shapes, header), ""
+    yield "CLIP whose header is null", zeros(shapes, {"__metadata__": {"champ_jax": '{"clip": null}'}}), ""
+    yield "CLIP without a matrix", zeros(shapes | {"visual_projection.weight": ()}), ""
+
+
+def zeros(shapes, header=()) -> bytes:
+    """A safetensors file with these shapes, all zero."""
+    described, at = dict(header), 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        described[name] = entry(shape=shape, offsets=(at, at + size))
+        at += size
+    return safetensors(described, bytes(at))
+
+
 class Calls:
     """Pickles as a call of any function with any arguments."""
 
@@ -136,7 +161,21 @@ def pickles():
     yield "lists doubling", doubling(), "state dict"
     yield "a million empty dicts", b"\x80\x02" + b"}" * 1_000_000 + b".", "operations"
     yield "unhashable key", b"\x80\x02}]K\x01s.", "damaged"
+    yield "lists copied again and again", copied(), "operations"
+    yield "keys that collide", colliding(), "damaged"
     yield "append to a dict", b"\x80\x02}K\x01a.", "damaged"
+
+
+def copied() -> bytes:
+    """A list of ten thousand, made a table of pairs two thousand times."""
+    pairs = b"]q\x00(" + b"K\x00K\x00\x86" * 5_000 + b"e0"
+    return b"\x80\x02" + pairs + b"](" + b"ccollections\nOrderedDict\nh\x00\x85R" * 2_000 + b"e."
+
+
+def colliding() -> bytes:
+    """A table whose keys, multiples of 2^61 - 1, have one hash."""
+    entries = b"".join(b"\x8a\x0b" + (k * ((1 << 61) - 1)).to_bytes(11, "little") + b"N" for k in range(1, 20_000))
+    return b"\x80\x02}(" + entries + b"u."
 
 
 def doubling() -> bytes:

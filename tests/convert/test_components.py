@@ -6,9 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from champ_jax.checkpoint.weights import load_weights
-from champ_jax.convert import export_checkpoint, import_checkpoint
+from champ_jax.checkpoint.tensors import write_safetensors
+from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.convert import export_checkpoint, import_checkpoint, recognise
 from champ_jax.convert.components import gather
+from champ_jax.convert.state import open_state
+from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import load_pipeline
 from tests.infer.tiny import save_tiny, tiny_config, tiny_params
@@ -43,7 +46,7 @@ def test_geometry_that_no_shape_shows_travels_in_the_header(exported):
     """Heads and norm groups of a tiny model; a .pt file, which cannot say them, is refused."""
     assert import_checkpoint(exported / "champ").config["unet"]["heads"] == 4
     assert json.loads((exported / "sd-unet" / "config.json").read_text())["attention_head_dim"] == 4
-    with pytest.raises(UserError, match='"heads": 4.*write safetensors'):
+    with pytest.raises(UserError, match='a .pt file cannot say .*"heads": 4'):
         export_checkpoint(exported / "ours", "champ", exported / "pt", "pt")
     export_checkpoint(exported / "ours", "sd-unet", exported / "pt-unet", "pt")  # its config.json says it
 
@@ -51,8 +54,6 @@ def test_geometry_that_no_shape_shows_travels_in_the_header(exported):
 def test_single_networks_take_the_place_of_the_models_own(exported, tmp_path):
     """A denoiser for images leaves the temporal modules; motion modules leave the rest."""
     other = tiny_params(tiny_config(), seed=1)
-    from champ_jax.checkpoint.weights import save_weights
-
     save_weights(tmp_path / "other", other, load_weights(exported / "ours")[1])
     own = load_weights(exported / "ours")[0]
     params, _ = gather(tmp_path / "other", {"denoiser": exported / "sd-unet"})
@@ -75,3 +76,62 @@ def test_what_cannot_be_put_together(exported):
         gather(None, {"denoisr": exported / "sd-unet"})
     with pytest.raises(UserError, match="no such file"):
         gather(None, {"vae": "nowhere/vae.pth"})
+
+
+def test_a_part_that_is_broken_is_not_left_out(exported, tmp_path):
+    """A motion module may be missing from CHAMP's folder; one that lacks a tensor is an error."""
+    params, config = load_weights(exported / "ours")
+    del params["denoiser"]["down_0"]["temporal_0"]["proj_in"]["bias"]
+    save_weights(tmp_path / "broken", params, config)
+    with pytest.raises(UserError, match="temporal_0/proj_in/bias"):
+        export_checkpoint(tmp_path / "broken", "champ", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_other_programs_would_compute_otherwise_is_not_written(exported, tmp_path):
+    """diffusers knows no positions and no heads of one width; CHAMP's kind has its own schedule, ours goes in the header."""
+    params, config = load_weights(exported / "ours")
+    for name, value in (("positions", True), ("head_dim", 16)):
+        save_weights(tmp_path / name, params, {**config, "unet": {**config["unet"], name: value}})
+        with pytest.raises(UserError, match=f"cannot say .*{name}"):
+            export_checkpoint(tmp_path / name, "sd-unet", tmp_path / "out")
+    schedule = {"kind": "scaled_linear", "prediction": "epsilon", "zero_snr": False}
+    save_weights(tmp_path / "epsilon", params, {**config, "schedule": schedule})
+    export_checkpoint(tmp_path / "epsilon", "champ", tmp_path / "champ")
+    found = import_checkpoint(tmp_path / "champ").config["schedule"]
+    assert {name: found[name] for name in schedule} == schedule
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"act_fn": "gelu"}, "act_fn"),
+        ({"attention_head_dim": [4, 8]}, "attention_head_dim"),
+        ({"norm_num_groups": 0}, "norm_num_groups"),
+        ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
+        ({"flip_sin_to_cos": False}, "flip_sin_to_cos"),
+    ],
+)
+def test_a_config_that_asks_for_another_network_is_refused(change, part, exported, tmp_path):
+    for path in (exported / "sd-unet").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**described, **change}))
+    with pytest.raises(UserError, match=part):
+        import_checkpoint(tmp_path)
+
+
+def test_quantised_weights_are_refused(exported, tmp_path):
+    state = {name: np.zeros(array.shape, np.int8) for name, array in open_state(exported / "sd-vae").tensors.items()}
+    write_safetensors(tmp_path / "model.safetensors", state)
+    (tmp_path / "config.json").write_bytes((exported / "sd-vae" / "config.json").read_bytes())
+    with pytest.raises(UserError, match="whole numbers"):
+        import_checkpoint(tmp_path)
+
+
+def test_names_are_found_whatever_stands_before_them(exported, tmp_path):
+    state = {f"_orig_mod.module.{name}": array for name, array in open_state(exported / "animatediff").tensors.items()}
+    write_torch(tmp_path / "motion.pth", state)
+    opened = open_state(tmp_path / "motion.pth")
+    assert recognise(tmp_path / "motion.pth") == "animatediff"
+    assert len(opened.notes) == 2

@@ -1,6 +1,5 @@
 """Files that are damaged or made to do harm are refused in one line: nothing runs, and memory stays small."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -8,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from champ_jax.convert import inspect_checkpoint
+from champ_jax.convert import import_checkpoint, inspect_checkpoint
 from champ_jax.convert.state import open_state
 from champ_jax.errors import UserError
-from tests.convert.hostile import GOOD, old_form, safetensors_files, torch_files
+from tests.convert.hostile import GOOD, geometries, old_form, safetensors_files, torch_files
 
 CASES = [(f"{name}.safetensors", content, message) for name, content, message in safetensors_files()]
 CASES += [(f"{name}.pth", content, message) for name, content, message in torch_files()]
@@ -30,6 +29,19 @@ def test_refused(name, content, message, tmp_path, monkeypatch):
         assert len(str(error.value)) < 600
     assert time.monotonic() - started < 10
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name], "nothing was run"
+
+
+@pytest.mark.parametrize("name, content, message", geometries(), ids=[name for name, _, _ in geometries()])
+def test_geometry_that_cannot_be(name, content, message, tmp_path):
+    """The file itself is whole, so that it can be inspected; a network of it is refused."""
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    started = time.monotonic()
+    assert inspect_checkpoint(file).odd
+    with pytest.raises(UserError) as error:
+        import_checkpoint(file)
+    assert message in str(error.value)
+    assert time.monotonic() - started < 5
 
 
 def test_there_are_enough():
@@ -76,4 +88,3 @@ def test_memory(tmp_path):
     for line in lines[1:]:
         peak, size, name = line.split()
         assert int(peak) - start <= FLOOR_KB + 2 * int(size) / 1024, names.get(name)
-    assert resource.getpagesize() > 0
