@@ -13,8 +13,6 @@ def get_config() -> ConfigDict:
     config.stage = "A"
     config.seed = 0
     config.init_from = ""
-    # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
-    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "float32"
     config.model = ConfigDict(
         {

@@ -16,8 +16,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.stage = "B"
     config.seed = 0
     config.init_from = ""
-    # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
-    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "float32"
     # No pretrained image encoder of this size exists, so it learns with the rest.
     config.train_clip = True

@@ -13,8 +13,6 @@ def get_config() -> ConfigDict:
     config.stage = "C"
     config.seed = 0
     config.init_from = ""
-    # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
-    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "float32"
     config.model = ConfigDict({"unet": {"temporal": {"heads": 4, "groups": 16, "max_frames": 32, "ff_mult": 2}}})
     config.mesh = ConfigDict({"replica": -1})

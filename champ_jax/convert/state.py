@@ -50,8 +50,13 @@ def open_state(path: str | Path) -> State:
         index = sorted(path.glob("*.index.json"))
         if index and len(files) > 1:
             return _open_shards(index[0])
+        if not files:
+            raise UserError(
+                f"{path} holds neither weights (config.json and a folder for each component), nor checkpoints of a training run, "
+                "nor a file of weights."
+            )
         if len(files) != 1:
-            names = ", ".join(file.name for file in files[:8]) or "none"
+            names = ", ".join(file.name for file in files[:8])
             raise UserError(f"{path} should hold one file of weights and holds {names}: name the file.")
         path = files[0]
     if not path.is_file():

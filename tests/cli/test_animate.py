@@ -49,7 +49,7 @@ def test_writes_a_video_and_says_so(arguments, capsys, tmp_path):
     [
         ({"image": "nowhere.png"}, "nowhere.png: there is no such image"),
         ({"guidance": "nowhere"}, "nowhere: there is no such folder"),
-        ({"checkpoint": "nowhere"}, "nowhere: there is no such folder"),
+        ({"checkpoint": "nowhere"}, "nowhere: there is no such file or folder"),
         ({"size": "abc"}, "--size is 'abc'"),
         ({"size": "33"}, "size is 33x33"),
         ({"fps": "0"}, "--fps is 0"),

@@ -31,7 +31,7 @@ def test_refused(name, content, message, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name], "nothing was run"
 
 
-@pytest.mark.parametrize("name, content, message", geometries(), ids=[name for name, _, _ in geometries()])
+@pytest.mark.parametrize("name, content, message", list(geometries()), ids=[name for name, _, _ in geometries()])
 def test_geometry_that_cannot_be(name, content, message, tmp_path):
     """The file itself is whole, so that it can be inspected; a network of it is refused."""
     file = tmp_path / "model.safetensors"
