@@ -64,11 +64,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from champ_jax.convert import import_checkpoint, recognise, save_import
+    from champ_jax.convert.lora import left_out
+    from champ_jax.convert.state import open_state
 
-    kind = args.kind or recognise(args.src)
-    weights = import_checkpoint(args.src, kind, [_lora(text) for text in args.lora])
+    kind, loras = args.kind or recognise(args.src), [_lora(text) for text in args.lora]
+    weights = import_checkpoint(args.src, kind, loras)
     save_import(weights, args.out, kind, DTYPES.get(args.dtype))
     print(f"{args.out}: {', '.join(sorted(weights.params))} of {kind}")
+    for path, _ in loras:
+        if unused := left_out(open_state(path).tensors):
+            print(f"  {len(unused)} tensors of {path} are not merged: {next(iter(unused.values()))}")
     if weights.kept:
         print(f"  {len(weights.kept)} tensors that no component uses are kept beside them, for writing the checkpoint back")
     return 0

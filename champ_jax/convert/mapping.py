@@ -77,12 +77,6 @@ def abstract(model: Callable, config: Any) -> dict:
     return split(nnx.eval_shape(lambda: model(config, ParamKeys(0))))[1]
 
 
-def materialise(params: Mapping, dtype: Any = np.float32) -> dict:
-    """Nested LazyArrays as nested arrays in memory, all of `dtype`."""
-    flat = {path: np.array(leaf, dtype) for path, leaf in flatten_dict(params, sep="/").items()}
-    return unflatten_dict(flat, sep="/")
-
-
 def _their_shape(path, shape, layout):
     if not path.endswith("/kernel"):
         return tuple(shape)

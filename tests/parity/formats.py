@@ -7,10 +7,14 @@ import pytest
 from flax import nnx
 
 from champ_jax.convert.formats import Format, Weights, read, write
-from champ_jax.convert.mapping import materialise
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.nn.keys import ParamKeys
+
+
+def materialise(params, dtype=np.float32):
+    """Nested LazyArrays as nested arrays in memory, all of `dtype`."""
+    return jax.tree.map(lambda leaf: np.array(leaf, dtype), params)
 
 
 def filled(model, config, params):

@@ -8,7 +8,6 @@ from flax import nnx
 
 from champ_jax.convert import clip, guidance, motion, unet, vae
 from champ_jax.convert.formats import Format, find, place, read
-from champ_jax.convert.mapping import materialise
 from champ_jax.diffusion.schedule import Schedule, make_schedule
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.models.animator import merge, split
@@ -17,6 +16,7 @@ from champ_jax.models.guidance import GuidanceConfig, GuidanceEncoder
 from champ_jax.models.temporal import TemporalConfig
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.models.vae import VAE, VAEConfig
+from tests.parity.formats import materialise
 
 TOLERANCE = 1e-4
 # What follows from CHAMP's bank, which it keeps in float16: a feature at a rounding edge moves by up to 5e-4 of itself

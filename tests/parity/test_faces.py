@@ -10,7 +10,7 @@ from champ_jax.convert.arcface import ARCFACE, arcface_config
 from champ_jax.convert.arcface_onnx import arcface_state
 from champ_jax.convert.dlib_face import DLIB_FACE, dlib_face_config
 from champ_jax.convert.formats import read
-from champ_jax.convert.mapping import abstract, materialise
+from champ_jax.convert.mapping import abstract
 from champ_jax.convert.onnx_file import read_onnx
 from champ_jax.convert.stable_animator import FACE_ID, ID_ADAPTER
 from champ_jax.errors import UserError
@@ -21,7 +21,7 @@ from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.attention import Attention
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
-from tests.parity.formats import check_accounting, check_round_trip, filled, run
+from tests.parity.formats import check_accounting, check_round_trip, filled, materialise, run
 from tests.recorded import DIRECTORY, recorded
 from tests.seeded import seeded, seeded_state
 

@@ -16,7 +16,6 @@ from flax import nnx
 from champ_jax.checkpoint.tensors import LazyArray
 from champ_jax.convert import perceptual
 from champ_jax.convert.formats import read, write
-from champ_jax.convert.mapping import materialise
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.models.i3d import I3D, I3DConfig, i3d_pixels
