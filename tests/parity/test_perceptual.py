@@ -23,6 +23,7 @@ from champ_jax.models.inception import Inception, InceptionConfig, inception_pix
 from champ_jax.models.lpips import LPIPS, Backbone, LPIPSConfig, unit_length
 from champ_jax.models.resnet3d import ResNet3D, ResNet3DConfig, resnet3d_pixels
 from champ_jax.nn.keys import ParamKeys
+from tests.parity.formats import materialise
 from tests.seeded import seeded, seeded_state
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "torch"
