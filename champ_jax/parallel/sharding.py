@@ -1,41 +1,71 @@
-"""Which mesh axis splits which dimension: one table, and the layout of parameters that follows from it."""
+"""Which mesh axis splits which dimension: one table, and the layout of arrays that follows from it."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXES = ("replica", "fsdp", "context", "tensor")
+from champ_jax.errors import UserError
 
-# Logical dimension -> mesh axes. Parameters are whole on every device as long as fsdp and tensor have size 1: data
-# parallelism, which at these model sizes is the fastest layout that fits. `context` is for frames of one clip.
-RULES = {
-    "batch": ("replica", "fsdp"),
-    "inputs": ("fsdp",),
-    "outputs": ("tensor",),
+AXES = ("slice", "outer", "inner", "fsdp", "context", "tensor")
+"""`outer` x `inner` is what configurations call replica: 320 channels divide by 16 and by 4, but not by 64."""
+
+RULES: Mapping[str, tuple[str, ...]] = {
+    # Of data: samples, and the frames of clips longer than one device holds.
+    "batch": ("slice", "outer", "inner", "fsdp"),
+    "frames": ("context",),
+    # Of masters, moments and averages (ZeRO-1): every device keeps and updates a part. Not over slices: what is gathered
+    # in every step stays within the fast network, and only the sum of gradients crosses the slow one.
+    "masters": ("outer", "inner", "fsdp", "tensor"),
+    # Of the parameters that a step computes with: whole, unless fsdp or tensor splits them.
+    "compute": ("fsdp", "tensor"),
 }
+SMALL = 1 << 12
+"""Arrays of fewer numbers are whole everywhere: splitting them costs more messages than it saves memory."""
 
 
-def parameter_spec(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Layout of one parameter, or of an optimiser moment of its shape.
+def check_rules(rules: Mapping[str, tuple[str, ...]] = RULES) -> None:
+    """Raises UserError for an axis that does not exist, stands twice in one rule, or splits samples and frames at once."""
+    for name, axes in rules.items():
+        unknown = [axis for axis in axes if axis not in AXES]
+        if unknown or len(set(axes)) < len(axes):
+            raise UserError(f"sharding rule {name}: {axes} must be different ones of {', '.join(AXES)}.")
+    if shared := set(rules["batch"]) & set(rules["frames"]):
+        raise UserError(f"sharding rules batch and frames both use {', '.join(sorted(shared))}: an array can be split by an axis once.")
 
-    A kernel [..., inputs, outputs] is split along its last two dimensions where these divide evenly; vectors, scalars and
-    what does not divide stay whole.
+
+def parameter_spec(shape: tuple[int, ...], mesh: Mesh, rule: str) -> PartitionSpec:
+    """Layout of one parameter, moment or average by a rule of the table, by its shape alone.
+
+    Each axis of the rule goes to the longest dimension that it divides evenly, after what other axes took of it; an axis
+    that divides none leaves the array whole along it.
     """
-    if len(shape) < 2:
+    if math.prod(shape) < SMALL:
         return PartitionSpec()
-    spec: list[Any] = [None] * len(shape)
-    for position, logical in ((-2, "inputs"), (-1, "outputs")):
-        (axis,) = RULES[logical]
-        if mesh.shape[axis] > 1 and shape[position] % mesh.shape[axis] == 0:
-            spec[position] = axis
-    return PartitionSpec(*spec)
+    taken: list[list[str]] = [[] for _ in shape]
+    left = list(shape)
+    for axis in sorted(RULES[rule], key=lambda axis: -mesh.shape[axis]):
+        size = mesh.shape[axis]
+        # Of equally long ones the last: the outputs of a kernel.
+        places = [i for i in reversed(range(len(shape))) if size > 1 and left[i] % size == 0]
+        if places:
+            place = max(places, key=lambda i: left[i])
+            taken[place].append(axis)
+            left[place] //= size
+    return PartitionSpec(*(tuple(axes) if len(axes) > 1 else axes[0] if axes else None for axes in taken))
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for every array of a training state (parameters, moments, average), by shape alone.
+def layout(tree: Any, mesh: Mesh, rule: str) -> Any:
+    """A NamedSharding for every array of a tree (arrays or `jax.ShapeDtypeStruct`) by a rule of the table."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter_spec(tuple(leaf.shape), mesh, rule)), tree)
 
-    Args:
-      state: pytree of arrays or `jax.ShapeDtypeStruct`.
-    """
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter_spec(tuple(leaf.shape), mesh)), state)
+
+def specs_text(tree: Any, mesh: Mesh, rule: str) -> dict[str, str]:
+    """Path to PartitionSpec as text, to be read and compared."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(parameter_spec(tuple(leaf.shape), mesh, rule)))
+        for path, leaf in paths
+    }

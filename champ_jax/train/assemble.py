@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -22,6 +21,8 @@ from champ_jax.models.m2p import M2P
 from champ_jax.models.unet import UNetConfig
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
+from champ_jax.parallel.mesh import fetch
+from champ_jax.parallel.multihost import barrier, is_first
 from champ_jax.train.stages import STAGES
 from champ_jax.train.state import TrainState
 
@@ -210,6 +211,9 @@ def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> 
 
     What was frozen is written as it was given: the state may hold it in less precision.
     """
-    trained = flatten_dict(jax.tree.map(np.asarray, state.ema), sep="/")
+    trained = flatten_dict(fetch(state.ema), sep="/")
     params = unflatten_dict({**flatten_dict(assembled.params, sep="/"), **trained}, sep="/")
-    return save_weights(directory, {**params, **assembled.passengers}, assembled.described)
+    if is_first():
+        save_weights(directory, {**params, **assembled.passengers}, assembled.described)
+    barrier("weights")
+    return directory

@@ -10,7 +10,8 @@ from PIL import Image
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
-from champ_jax.parallel.mesh import shard_batch
+from champ_jax.parallel.mesh import fetch, shard_batch
+from champ_jax.parallel.multihost import is_first
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.feed import make_batches
 from champ_jax.train.log import MetricLog
@@ -59,6 +60,9 @@ class Evaluation:
             metrics[name] = np.mean([float(values[name]) for _, values in results])
         log.scalars(step, "validation", metrics)
         if self.config.log.sample_steps and self.config.stage != "A":
+            params = fetch(params)
+            if not is_first():
+                return
             rows = self.sample(params)
             (workdir / "samples").mkdir(exist_ok=True)
             if self.config.stage == "C":

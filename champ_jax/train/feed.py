@@ -15,6 +15,7 @@ from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
 from champ_jax.models.m2p import measure_statistics, with_statistics
 from champ_jax.models.vae import vae_latents
+from champ_jax.parallel.multihost import barrier, is_first
 from champ_jax.train.assemble import Assembled
 
 MEASURED = 32  # batches
@@ -108,8 +109,17 @@ def _latent_cache(config, assembled: Assembled, records: Records, workdir: Path)
     if config.stage == "A" or not config.data.latent_cache:
         return None
     directory, size = workdir / "latents", (config.data.size, config.data.size)
+    if is_first():
+        _fill_latent_cache(assembled, records, directory, size)
+    barrier("latents")
+    return open_latents(records, directory, assembled.vae_hash, size)
+
+
+def _fill_latent_cache(assembled: Assembled, records: Records, directory: Path, size: tuple[int, int]) -> None:
+    """Encodes all stored frames, unless the folder has them already."""
     try:
-        return open_latents(records, directory, assembled.vae_hash, size)
+        open_latents(records, directory, assembled.vae_hash, size)
+        return
     except UserError:
         print(f"encoding {sum(info.stored for info in records.infos)} frames into {directory}", flush=True)
 
@@ -119,4 +129,4 @@ def _latent_cache(config, assembled: Assembled, records: Records, workdir: Path)
         return vae_latents(model.vae, frames.astype(jnp.float32) / 127.5 - 1.0)
 
     params = assembled.params
-    return build_latents(records, directory, lambda frames: np.asarray(encode(params, frames)), assembled.vae_hash, size)
+    build_latents(records, directory, lambda frames: np.asarray(encode(params, frames)), assembled.vae_hash, size)

@@ -2,6 +2,9 @@
 
 import signal
 
+import jax
+from jax.experimental import multihost_utils
+
 RESUMABLE, PREEMPTED = 75, 143
 
 
@@ -12,14 +15,23 @@ class Stopped(SystemExit):
 class StopRequest:
     """Context manager that turns SIGINT and SIGTERM into a flag to be read between steps.
 
-    A second Ctrl-C interrupts at once. Outside the main thread, where signals cannot be caught, it changes nothing.
+    A second Ctrl-C interrupts at once. Outside the main thread, where signals cannot be caught, it changes nothing. With
+    several processes a termination signal to any of them stops all at the same step, by JAX's own agreement.
     """
 
     def __init__(self):
         self.exit_code = 0
         self._previous = {}
 
+    def asked(self, step: int) -> int:
+        """The exit code to stop with after this step, the same in every process, or 0."""
+        if jax.process_count() > 1:
+            return PREEMPTED if multihost_utils.reached_preemption_sync_point(step) else 0
+        return self.exit_code
+
     def __enter__(self):
+        if jax.process_count() > 1:
+            return self
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)

@@ -65,6 +65,24 @@ class MetricLog:
         self._board.add_image(name, image, step, dataformats="HWC")
 
 
+class SilentLog:
+    """In place of a MetricLog in processes beside the first: nothing is written."""
+
+    def __init__(self):
+        self.validation: list[float] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
+        """Keeps validation losses."""
+        if group == "validation":
+            self.validation.append(float(values["loss"]))
+
+
 def _read_lines(path: Path) -> list[dict]:
     """The whole lines of a metrics file; none when there is no file."""
     lines = []
@@ -79,13 +97,14 @@ def _read_lines(path: Path) -> list[dict]:
 class ProgressLine:
     """Step, loss, rate and time left: a live bar on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, title: str, first: int, total: int, seconds_between_lines: float = 20.0):
+    def __init__(self, title: str, first: int, total: int, shown: bool = True, seconds_between_lines: float = 20.0):
+        self.shown = shown
         self.title, self.first, self.total = title, first, total
         self._start = self._last = time.monotonic()
         self._between = seconds_between_lines
         self._bar = None
         console = Console(stderr=True)
-        if console.is_terminal:
+        if shown and console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console,
@@ -108,7 +127,7 @@ class ProgressLine:
         shown = "" if loss is None else f"loss {loss:.4f}  "
         if self._bar:
             self._bar.update(self._task, completed=step, rate=f"{shown}{rate:.2f} steps/s")
-        elif now - self._last >= self._between or step == self.total:
+        elif self.shown and (now - self._last >= self._between or step == self.total):
             self._last = now
             left = (self.total - step) / max(rate, 1e-9)
             print(f"{self.title} {step}/{self.total}  {shown}{rate:.2f} steps/s  {left:.0f} s left", file=sys.stderr, flush=True)

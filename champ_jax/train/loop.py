@@ -1,5 +1,6 @@
 """The training loop of every stage: next batch, step, log, evaluate, save."""
 
+import math
 import time
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from champ_jax.data.records import open_records
 from champ_jax.diffusion.losses import SNR_FORMS
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
-from champ_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shard_batch
+from champ_jax.parallel.mesh import make_mesh, replicated, shard_batch
+from champ_jax.parallel.multihost import check_same, is_first, of_first
+from champ_jax.parallel.sharding import layout
 from champ_jax.train.assemble import Assembled, assemble, export_weights, geometry_of
 from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import Feed, standardise
 from champ_jax.train.interrupt import Stopped, StopRequest
-from champ_jax.train.log import MetricLog, ProgressLine
+from champ_jax.train.log import MetricLog, ProgressLine, SilentLog
 from champ_jax.train.optim import make_optimizer
 from champ_jax.train.stages import M2P_WEIGHTS, STAGES
-from champ_jax.train.state import TrainState, create_state
+from champ_jax.train.state import TrainState, create_state, describe_state, state_layout
 from champ_jax.train.step import make_step
 
 KEEP = 2  # newest checkpoints
@@ -49,19 +52,21 @@ def train(config, workdir: str | Path, resume: str = "auto") -> dict:
     check_model(config, assembled)
     assembled = standardise(config, assembled, records)
     mesh = make_mesh(config.mesh)
+    check_same(f"{config_hash(config)} {assembled.frozen_hash}", "the configuration, or a file of weights,")
     feed = Feed(config, assembled, records, workdir)
     evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
-    step_fn, new_state = compile_step(config, assembled, mesh)
-    state, first = start(config, assembled, workdir, resume, new_state, feed, mesh)
-    write_record(config, workdir / "config.json")
+    step_fn, described, new_state = compile_step(config, assembled, mesh)
+    state, first = start(config, assembled, workdir, resume, described, new_state, feed, mesh)
+    if is_first():
+        write_record(config, workdir / "config.json")
     total, every = config.optim.steps, config.log
-    with MetricLog(workdir, first, config.log.wandb) as log, StopRequest() as stop:
-        if not log.validation:
+    with MetricLog(workdir, first, config.log.wandb) if is_first() else SilentLog() as log, StopRequest() as stop:
+        if not of_first(len(log.validation)):
             evaluation.run(state, first, log, workdir)
-        with ProgressLine(f"stage {config.stage}", first, total) as progress:
+        with ProgressLine(f"stage {config.stage}", first, total, shown=is_first()) as progress:
             for done in range(first + 1, total + 1):
                 state, metrics = step_fn(state, shard_batch(feed.next(done - 1), mesh))
-                last, stopped = done == total, stop.exit_code
+                last, stopped = done == total, stop.asked(done)
                 logging, saving = done % every.scalars == 0 or last, done % every.save == 0 or last or stopped
                 if logging or saving:
                     metrics = jax.device_get(metrics)
@@ -74,12 +79,12 @@ def train(config, workdir: str | Path, resume: str = "auto") -> dict:
                 if saving:
                     save(workdir, done, state, feed, config, assembled)
                 if stopped and not last:
-                    print(f"saved step {done} in {workdir}; the same command goes on from there", flush=True)
+                    say(f"saved step {done} in {workdir}; the same command goes on from there")
                     raise Stopped(stopped)
     weights = export_weights(workdir / "weights", state, assembled)
     return {
-        "first": log.validation[0],
-        "last": log.validation[-1],
+        "first": log.validation[0] if log.validation else math.nan,
+        "last": log.validation[-1] if log.validation else math.nan,
         "steps": total,
         "seconds": time.monotonic() - started,
         "weights": str(weights),
@@ -135,9 +140,9 @@ def check_model(config, assembled: Assembled) -> None:
 
 
 def compile_step(config, assembled: Assembled, mesh):
-    """The jitted step `(state, batch) -> (state, metrics)` of a run and a function that makes its first state.
+    """The jitted step `(state, batch) -> (state, metrics)` of a run, what its state is, and a function that makes the first.
 
-    The batch is split over the mesh, the state is on every device, and its buffers are reused.
+    States are laid out as parallel/sharding.py says, batches as `shard_batch` does it; the buffers of a state are reused.
     """
     stage = STAGES[config.stage]
     m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
@@ -147,29 +152,41 @@ def compile_step(config, assembled: Assembled, mesh):
         model = merge(assembled.graphdef, params)
         return stage.loss(model, batch, key, step, config, assembled.schedule, True)
 
-    def new_state() -> TrainState:
-        return create_state(assembled.params, lambda path: stage.trained(path, config), optimizer, jnp.dtype(config.compute_dtype))
+    dtype = jnp.dtype(config.compute_dtype)
+    parts = (assembled.params, lambda path: stage.trained(path, config), optimizer, dtype)
+    described = describe_state(*parts)
+    shardings, whole = state_layout(described, mesh), layout(described.trained, mesh, "compute")
+
+    def gather(trained):
+        # Matrices travel in the precision that they are computed with; vectors are small, and norms want them whole.
+        narrow = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, trained)
+        return jax.lax.with_sharding_constraint(narrow, whole)
+
+    def scatter(gradients):
+        return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(jnp.float32), gradients), shardings.trained)
 
     step_fn = jax.jit(
-        make_step(loss, optimizer, config.optim, config.seed),
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
+        make_step(loss, optimizer, config.optim, config.seed, gather, scatter),
+        in_shardings=(shardings, None),  # a batch comes laid out
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return step_fn, new_state
+    return step_fn, described, lambda: create_state(*parts, mesh)
 
 
-def start(config, assembled: Assembled, workdir: Path, resume: str, new_state, feed: Feed, mesh) -> tuple[TrainState, int]:
+def start(config, assembled: Assembled, workdir: Path, resume: str, described, new_state, feed: Feed, mesh) -> tuple[TrainState, int]:
     """State and number of updates done: from the newest valid checkpoint, or the beginning."""
     newest = store.latest(workdir / "checkpoints")
     if newest is None:
-        return jax.device_put(new_state(), replicated(mesh)), 0
+        return new_state(), 0
     if resume == "never":
         raise UserError(f"{workdir} already holds checkpoints (step {newest}): give another workdir, or --resume auto")
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(new_state))
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), described, state_layout(described, mesh)
+    )
     state, meta = store.restore(workdir / "checkpoints", newest, abstract)
     if meta["config"] != config_hash(config):
-        print(f"note: the configuration differs from the one that wrote step {newest}", flush=True)
+        say(f"note: the configuration differs from the one that wrote step {newest}")
     if meta.get("frozen") != assembled.frozen_hash or geometry_of(meta["model"]) != geometry_of(assembled.described):
         raise UserError(
             f"step {newest} of {workdir} was trained with other frozen weights or another geometry than config.model and "
@@ -177,7 +194,7 @@ def start(config, assembled: Assembled, workdir: Path, resume: str, new_state, f
         )
     if newest < config.optim.steps:
         feed.set_state(newest, meta["data"])
-    print(f"going on from step {newest} of {workdir}", flush=True)
+    say(f"going on from step {newest} of {workdir}")
     return state, newest
 
 
@@ -187,6 +204,12 @@ def save(workdir: Path, step: int, state: TrainState, feed: Feed, config, assemb
         "config": config_hash(config), "data": feed.get_state(step), "model": assembled.described, "frozen": assembled.frozen_hash
     }  # fmt: skip
     store.save(workdir / "checkpoints", step, state, meta, keep_last=KEEP)
+
+
+def say(text: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_first():
+        print(text, flush=True)
 
 
 def check_finite(metrics: dict, step: int) -> None:

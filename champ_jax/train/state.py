@@ -5,8 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from champ_jax.parallel.mesh import put, replicated
+from champ_jax.parallel.sharding import layout
 
 Params = dict[str, Any]
 
@@ -41,19 +46,48 @@ def combine(trained: Params, frozen: Params) -> Params:
     return unflatten_dict({**flatten_dict(frozen, sep="/"), **flatten_dict(trained, sep="/")}, sep="/")
 
 
-def create_state(
+def describe_state(
     params: Params,
     is_trained: Callable[[str], bool],
     optimizer: optax.GradientTransformation,
     frozen_dtype: jnp.dtype,
 ) -> TrainState:
-    """Fresh state at step 0: float32 masters for what is trained, `frozen_dtype` for the rest."""
+    """Shapes and dtypes of a state: float32 masters for what is trained, `frozen_dtype` for the rest."""
     trained, frozen = partition(params, is_trained)
-    trained = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trained)
-    frozen = jax.tree.map(lambda x: jnp.asarray(x, frozen_dtype), frozen)
+    trained = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), trained)
+    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, frozen_dtype), frozen)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), trained, frozen, jax.eval_shape(optimizer.init, trained), trained)
+
+
+def state_layout(described: TrainState, mesh: Mesh) -> TrainState:
+    """A sharding for every array of a state: masters, moments and average in parts, frozen parameters as they compute."""
+    masters, compute = (lambda tree: layout(tree, mesh, "masters")), (lambda tree: layout(tree, mesh, "compute"))
+    return TrainState(
+        replicated(mesh), masters(described.trained), compute(described.frozen), masters(described.optimizer), masters(described.ema)
+    )
+
+
+def create_state(
+    params: Params,
+    is_trained: Callable[[str], bool],
+    optimizer: optax.GradientTransformation,
+    frozen_dtype: jnp.dtype,
+    mesh: Mesh,
+) -> TrainState:
+    """State at step 0 with these parameters (nested dict of host arrays), born in its layout: no device holds it whole."""
+    described = describe_state(params, is_trained, optimizer, frozen_dtype)
+    shardings = state_layout(described, mesh)
+    flat = flatten_dict(params, sep="/")
+
+    def part(of: Params) -> Params:
+        return unflatten_dict({path: flat[path] for path in flatten_dict(of, sep="/")}, sep="/")
+
+    trained = put(part(described.trained), shardings.trained, np.float32)
+    frozen = put(part(described.frozen), shardings.frozen, frozen_dtype)
     # The average starts as a copy: state buffers are donated, and one buffer cannot be donated twice.
-    ema = jax.tree.map(jnp.copy, trained)
-    return TrainState(jnp.zeros((), jnp.int32), trained, frozen, optimizer.init(trained), ema)
+    ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings.ema)(trained)
+    moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trained)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), trained, frozen, moments, ema)
 
 
 def averaged_params(state: TrainState) -> Params:

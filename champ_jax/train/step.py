@@ -31,9 +31,18 @@ def _mean_over_microbatches(grad_fn, trained, frozen, batch, key, step, accumula
     return jax.tree.map(lambda x: x / accumulation, total)
 
 
-def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, optim_config, seed: int):
+def make_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    optim_config,
+    seed: int,
+    gather: Callable[[Any], Any] = lambda trained: trained,
+    scatter: Callable[[Any], Any] = lambda gradients: gradients,
+):
     """Builds `step(state, batch) -> (state, metrics)`, to be jitted by the caller with its shardings.
 
+    gather makes of masters, which lie in parts, the parameters that the loss reads; scatter brings their gradients into
+    the masters' layout and dtype, so that each device sums and updates its part alone (ZeRO-1, arXiv 1910.02054).
     Randomness is a function of (seed, step) only, so a resumed run draws what the unbroken one would have drawn.
     """
 
@@ -42,11 +51,13 @@ def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation, optim_co
 
     def grad_fn(*args):
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(*args)
-        return grads, {"loss": value, **metrics}
+        return scatter(grads), {"loss": value, **metrics}
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics = _mean_over_microbatches(grad_fn, state.trained, state.frozen, batch, key, state.step, optim_config.accumulation)
+        grads, metrics = _mean_over_microbatches(
+            grad_fn, gather(state.trained), state.frozen, batch, key, state.step, optim_config.accumulation
+        )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trained)
         trained = optax.apply_updates(state.trained, updates)
         ema = update_ema(state.ema, trained, state.step, optim_config.ema)

@@ -192,10 +192,10 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
 from champ_jax.checkpoint import store
 from champ_jax.parallel.mesh import make_mesh
-from champ_jax.parallel.sharding import state_shardings
+from champ_jax.parallel.sharding import layout
 value = {"w": jnp.arange(8 * 16, dtype=jnp.float32).reshape(8, 16), "b": jnp.arange(3, dtype=jnp.bfloat16)}
 def on(sizes, count):
-    return state_shardings(value, make_mesh(sizes, jax.devices()[:count]))
+    return layout(value, make_mesh(sizes, jax.devices()[:count]), "masters")
 layouts = [on({"fsdp": 8}, 8), on({"fsdp": 2, "tensor": 2}, 4), on({"replica": 2}, 2), on({}, 1), on({"replica": 8}, 8)]
 for step, (old, new) in enumerate(zip(layouts, layouts[1:])):
     store.save(sys.argv[1], step, jax.device_put(value, old), {})

@@ -19,7 +19,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
 from champ_jax.errors import UserError
 from champ_jax.parallel.mesh import batch_sharding, make_mesh, replicated, shard_batch
-from champ_jax.parallel.sharding import parameter_spec, state_shardings
+from champ_jax.parallel.sharding import check_rules, layout, parameter_spec
 def refused(function, *args):
     try:
         function(*args)
@@ -39,7 +39,7 @@ def test_sizes_and_batches():
         8,
         """
 mesh = make_mesh({"replica": -1, "fsdp": 2})
-assert dict(mesh.shape) == {"replica": 4, "fsdp": 2, "context": 1, "tensor": 1}
+assert dict(mesh.shape) == {"slice": 1, "outer": 1, "inner": 4, "fsdp": 2, "context": 1, "tensor": 1}
 assert make_mesh({"replica": 2}).size == 2
 assert "does not fit 8 devices" in refused(make_mesh, {"replica": 16})
 assert "does not fit 8 devices" in refused(make_mesh, {"replica": -1, "fsdp": 3})
@@ -56,18 +56,43 @@ assert "make it a multiple of 8" in refused(shard_batch, {"video": np.zeros((12,
     )
 
 
-def test_parameters_are_whole_unless_asked_otherwise():
+def test_masters_lie_in_parts_and_what_computes_is_whole_unless_asked_otherwise():
     on_devices(
         8,
         """
-kernel, odd, bias = (3, 3, 8, 16), (3, 3, 5, 7), (16,)
+kernel, odd, bias = (3, 3, 320, 640), (3, 3, 35, 35), (1280,)
 data_parallel = make_mesh({"replica": -1})
-assert parameter_spec(kernel, data_parallel) == P(None, None, None, None)
-assert parameter_spec(bias, data_parallel) == P()
-split = make_mesh({"fsdp": 4, "tensor": 2})
-assert parameter_spec(kernel, split) == P(None, None, "fsdp", "tensor")
-assert parameter_spec(odd, split) == P(None, None, None, None)
-assert parameter_spec(bias, split) == P()
+assert parameter_spec(kernel, data_parallel, "masters") == P(None, None, None, "inner")
+assert parameter_spec(kernel, data_parallel, "compute") == P(None, None, None, None)
+assert parameter_spec(odd, data_parallel, "masters") == P(None, None, None, None)
+assert parameter_spec(bias, data_parallel, "masters") == P()
+split = make_mesh({"replica": 2, "fsdp": 2, "tensor": 2})
+assert parameter_spec(kernel, split, "compute") == P(None, None, "tensor", "fsdp")
+slices = make_mesh({"slice": 2, "replica": 4})
+assert parameter_spec(kernel, slices, "masters") == P(None, None, None, "inner")  # whole in every slice
+refused_rules = refused(check_rules, {"batch": ("inner",), "frames": ("inner",)})
+assert "once" in refused_rules, refused_rules
+assert "must be different ones" in refused(check_rules, {"batch": ("inner", "inner"), "frames": ()})
+clip = {"video": np.zeros((8, 6, 4, 4, 3)), "reference": np.zeros((8, 4, 4, 3))}
+context = make_mesh({"replica": 4, "context": 2})
+assert shard_batch(clip, context)["video"].addressable_shards[0].data.shape == (2, 3, 4, 4, 3)
+assert shard_batch(clip, context)["reference"].addressable_shards[0].data.shape == (2, 4, 4, 3)
+assert "make data.frames a multiple" in refused(shard_batch, {"video": np.zeros((8, 5, 3))}, context)
+""",
+    )
+
+
+def test_large_meshes_split_every_width_of_stable_diffusion():
+    """256 devices: 320 channels do not divide by 256, but by 16 twice."""
+    on_devices(
+        256,
+        """
+mesh = make_mesh({"replica": -1})
+assert mesh.shape["outer"] == mesh.shape["inner"] == 16
+for shape in ((3, 3, 320, 320), (320, 320), (3, 3, 1280, 640), (768, 320), (5120, 1280)):
+    spec = parameter_spec(shape, mesh, "masters")
+    used = [axis for part in spec if part for axis in ((part,) if isinstance(part, str) else part)]
+    assert sorted(used) == ["inner", "outer"], (shape, spec)
 """,
     )
 
@@ -93,9 +118,9 @@ def losses(sizes):
     params = {"in": rng0.normal(size=(6, 8)).astype(np.float32), "bias": np.zeros(8, np.float32),
               "out": rng0.normal(size=(8, 2)).astype(np.float32)}
     state = (params, optimizer.init(params))
-    layout = state_shardings(state, mesh)
-    run = jax.jit(step, in_shardings=(layout, batch_sharding(mesh)), out_shardings=(layout, replicated(mesh)))
-    state, found = jax.device_put(state, layout), []
+    split = layout(state, mesh, "masters")
+    run = jax.jit(step, in_shardings=(split, batch_sharding(mesh)), out_shardings=(split, replicated(mesh)))
+    state, found = jax.device_put(state, split), []
     for _ in range(3):
         state, value = run(state, shard_batch(batch, mesh))
         found.append(float(value))
@@ -117,7 +142,7 @@ initialise()
 import jax, jax.numpy as jnp, numpy as np
 from champ_jax.checkpoint import store
 from champ_jax.parallel.mesh import make_mesh, replicated, shard_batch
-from champ_jax.parallel.sharding import state_shardings
+from champ_jax.parallel.sharding import layout as layout_of
 assert jax.process_count() == 2 and len(jax.devices()) == 4
 mesh = make_mesh({"replica": 2, "fsdp": 2})
 mine = {"x": np.full((4, 3), jax.process_index() + 1, np.float32)}
@@ -125,12 +150,12 @@ batch = shard_batch(mine, mesh)
 assert batch["x"].shape == (8, 3)
 total = jax.jit(lambda batch: batch["x"].sum(), out_shardings=replicated(mesh))(batch)
 assert float(total) == 36
-state = {"w": np.arange(32, dtype=np.float32).reshape(8, 4)}
-layout = state_shardings(state, mesh)
-w = jax.make_array_from_callback((8, 4), layout["w"], lambda index: state["w"][index])
+state = {"w": np.arange(8192, dtype=np.float32).reshape(128, 64)}
+layout = layout_of(state, mesh, "masters")
+w = jax.make_array_from_callback((128, 64), layout["w"], lambda index: state["w"][index])
 store.save(sys.argv[1], 5, {"w": w}, {"step": 5})
 assert store.latest(sys.argv[1]) == 5
-struct = {"w": jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=layout["w"])}
+struct = {"w": jax.ShapeDtypeStruct((128, 64), jnp.float32, sharding=layout["w"])}
 restored, meta = store.restore(sys.argv[1], 5, struct)
 assert meta == {"step": 5}
 for shard in restored["w"].addressable_shards:
@@ -160,8 +185,8 @@ def test_two_processes_share_a_batch_and_a_checkpoint(tmp_path):
     # One process with one device reads what two wrote.
     from champ_jax.checkpoint import store
 
-    restored, _ = store.restore(tmp_path, 5, {"w": jax.ShapeDtypeStruct((8, 4), "float32")})
-    assert float(restored["w"].sum()) == 31 * 16
+    restored, _ = store.restore(tmp_path, 5, {"w": jax.ShapeDtypeStruct((128, 64), "float32")})
+    assert restored["w"].ravel().tolist() == list(range(8192))
 
 
 def test_incomplete_settings_of_several_processes(monkeypatch):

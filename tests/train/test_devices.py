@@ -1,4 +1,4 @@
-"""Data parallel: eight devices take the same step as one."""
+"""Eight devices take the same steps as one, however state and batches lie on them, and go on from each other's checkpoints."""
 
 import json
 import os
@@ -7,36 +7,81 @@ import sys
 
 import pytest
 
+from tests.train.conftest import M2P, UNET
+
 CODE = """
 import json, sys
 import jax
 from ml_collections import ConfigDict
 from champ_jax.config import load_config
 from champ_jax.train.loop import train
-data, workdir, model = sys.argv[1:]
-config = load_config("demo_a").unlock()
-config.data.update({"directory": data, "split": "train", "validation_split": "test", "size": 32, "batch_size": 8, "frames": 8})
-config.optim.update({"steps": 2, "warmup": 1})
-config.log.update({"scalars": 1, "evaluate": 100, "save": 100, "validation_batches": 1})
-config.model = ConfigDict({"m2p": json.loads(model)})
-train(config.lock(), workdir)
-lines = [json.loads(line) for line in open(workdir + "/metrics.jsonl")]
-print(json.dumps([jax.device_count()] + [line["loss"] for line in lines if line["group"] == "train"]))
+for run in json.loads(sys.argv[1]):
+    stage = run["stage"]
+    config = load_config(f"demo_{stage.lower()}").unlock()
+    config.data.update({"directory": run["data"], "split": "train", "validation_split": "test", "size": 32, "batch_size": 8})
+    config.data.update(run["frames"])
+    config.optim.update({"steps": run["steps"], "warmup": 1, "decay": 0.0})
+    config.log.update({"scalars": 1, "evaluate": 100, "save": 100, "validation_batches": 1, "sample_steps": 0})
+    config.init_from = run["weights"]
+    config.model = ConfigDict(run["model"])
+    config.mesh = ConfigDict(run["mesh"])
+    train(config.lock(), run["workdir"])
+    lines = [json.loads(line) for line in open(run["workdir"] + "/metrics.jsonl")]
+    print(json.dumps([line["loss"] for line in lines if line["group"] == "train"]))
 """
+LAYOUTS = {
+    "data parallel": {"replica": 8},
+    "fully sharded": {"fsdp": 8},
+    "both": {"replica": 2, "fsdp": 4},
+    "two slices": {"slice": 2, "replica": 4},
+    "tensor": {"replica": 4, "tensor": 2},
+}
 
 
-def losses(devices: int, data, workdir, model) -> list[float]:
+def train(devices: int, runs: list[dict]) -> list[list[float]]:
+    """Losses of runs, one after another in one process with so many devices."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-c", CODE, str(data), str(workdir), json.dumps(model)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    count, *values = json.loads(done.stdout.strip().splitlines()[-1])
-    assert count == devices
-    return values
+    done = subprocess.run([sys.executable, "-c", CODE, json.dumps(runs)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-def test_eight_devices_give_the_loss_of_one(eight_clips, tmp_path):
-    data, model = eight_clips
-    one = losses(1, data, tmp_path / "one", model)
-    eight = losses(8, data, tmp_path / "eight", model)
-    assert eight == pytest.approx(one, rel=2e-5)
+def stage_a(data, workdir, mesh, steps=2):
+    return {"stage": "A", "data": str(data), "workdir": str(workdir), "mesh": mesh, "steps": steps, "weights": "",
+            "frames": {"frames": 8}, "model": {"m2p": M2P}}  # fmt: skip
+
+
+def test_every_layout_gives_the_losses_of_one_device(eight_clips, tmp_path):
+    data, _ = eight_clips
+    (one,) = train(1, [stage_a(data, tmp_path / "one", {"replica": 1})])
+    runs = [stage_a(data, tmp_path / name.replace(" ", "_"), mesh) for name, mesh in LAYOUTS.items()]
+    for name, losses in zip(LAYOUTS, train(8, runs), strict=True):
+        assert losses == pytest.approx(one, rel=2e-5), name
+
+
+def test_frames_over_devices(eight_clips, weights, tmp_path):
+    """Stage C with the frames of a clip on several devices: temporal attention reads them all."""
+    data, _ = eight_clips
+    model = {"kinds": ("dwpose",), "unet": {**UNET, "temporal": {"heads": 2, "groups": 4}}}
+    model["guidance"] = {"channels": (8,), "patch": 4, "attention": False}
+    stage_b = {"stage": "B", "data": str(data), "workdir": str(tmp_path / "b"), "mesh": {"replica": 1}, "steps": 1,
+               "weights": str(weights), "frames": {"frames": 1}, "model": {**model, "unet": UNET}}  # fmt: skip
+    runs = [
+        {**stage_b, "stage": "C", "workdir": str(tmp_path / f"c{i}"), "mesh": mesh, "steps": 2, "model": model,
+         "weights": str(tmp_path / "b" / "weights"), "frames": {"frames": 4, "first_frames": 4, "stride": 1}}
+        for i, mesh in enumerate(({"replica": 1}, {"replica": 4, "context": 2}, {"replica": 2, "context": 4}))
+    ]  # fmt: skip
+    _, one = train(1, [stage_b, runs[0]])
+    for losses in train(8, runs[1:]):
+        assert losses == pytest.approx(one, rel=2e-5)
+
+
+def test_other_meshes_go_on(eight_clips, tmp_path):
+    """A run that moves from 8 devices to 4, 2, 1 and back is the run that stayed on one device."""
+    data, _ = eight_clips
+    (one,) = train(1, [stage_a(data, tmp_path / "one", {"replica": 1}, steps=5)])
+    moved = []
+    for steps, (devices, mesh) in enumerate(((8, {"replica": 2, "fsdp": 4}), (4, {"replica": 4}), (2, {"fsdp": 2}), (1, {"replica": 1}), (8, {"replica": 8})), 1):  # fmt: skip
+        (losses,) = train(devices, [stage_a(data, tmp_path / "moved", mesh, steps=steps)])
+        moved = losses
+    assert moved == pytest.approx(one, rel=2e-5)

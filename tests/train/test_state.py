@@ -6,10 +6,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from champ_jax.parallel.mesh import make_mesh
 from champ_jax.train.state import averaged_params, combine, create_state, partition
 from champ_jax.train.step import make_step
 
 PARAMS = {"a": {"w": jnp.ones((3, 2))}, "b": {"w": jnp.full((3, 2), 2.0)}}
+MESH = make_mesh({"replica": 1})
 OPTIM = {"ema": 0.5, "accumulation": 1}
 
 
@@ -26,7 +28,7 @@ def test_partition_and_combine_are_inverse():
 
 def test_a_step_changes_what_is_trained_and_nothing_else():
     optimizer = optax.adam(1e-2)
-    state = create_state(PARAMS, lambda path: path.startswith("a/"), optimizer, jnp.bfloat16)
+    state = create_state(PARAMS, lambda path: path.startswith("a/"), optimizer, jnp.bfloat16, MESH)
     assert state.trained["a"]["w"].dtype == jnp.float32 and state.frozen["b"]["w"].dtype == jnp.bfloat16
     step = make_step(loss, optimizer, ConfigDict(OPTIM), seed=0)
     after, metrics = step(state, {"x": jnp.ones((4, 3))})
@@ -41,7 +43,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     batch = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)}
     results = []
     for accumulation in (1, 4):
-        state = create_state(PARAMS, lambda path: True, optimizer, jnp.float32)
+        state = create_state(PARAMS, lambda path: True, optimizer, jnp.float32, MESH)
         step = make_step(loss, optimizer, ConfigDict({**OPTIM, "accumulation": accumulation}), seed=0)
         results.append(step(state, batch))
     (one, one_metrics), (four, four_metrics) = results
