@@ -37,6 +37,8 @@ LAYOUTS = {
     "tensor": {"replica": 4, "tensor": 2},
 }
 
+MOVES = ((8, {"replica": 2, "fsdp": 4}), (4, {"replica": 4}), (2, {"fsdp": 2}), (1, {"replica": 1}), (8, {"replica": 8}))
+
 
 def train(devices: int, runs: list[dict]) -> list[list[float]]:
     """Losses of runs, one after another in one process with so many devices."""
@@ -80,8 +82,7 @@ def test_other_meshes_go_on(eight_clips, tmp_path):
     """A run that moves from 8 devices to 4, 2, 1 and back is the run that stayed on one device."""
     data, _ = eight_clips
     (one,) = train(1, [stage_a(data, tmp_path / "one", {"replica": 1}, steps=5)])
-    moved = []
-    for steps, (devices, mesh) in enumerate(((8, {"replica": 2, "fsdp": 4}), (4, {"replica": 4}), (2, {"fsdp": 2}), (1, {"replica": 1}), (8, {"replica": 8})), 1):  # fmt: skip
+    losses = []
+    for steps, (devices, mesh) in enumerate(MOVES, 1):
         (losses,) = train(devices, [stage_a(data, tmp_path / "moved", mesh, steps=steps)])
-        moved = losses
-    assert moved == pytest.approx(one, rel=2e-5)
+    assert losses == pytest.approx(one, rel=2e-5)
