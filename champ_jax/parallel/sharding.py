@@ -51,7 +51,7 @@ def parameter_spec(shape: tuple[int, ...], mesh: Mesh, rule: str) -> PartitionSp
         # Of equally long ones the last: the outputs of a kernel.
         places = [i for i in reversed(range(len(shape))) if size > 1 and left[i] % size == 0]
         if places:
-            place = max(places, key=lambda i: left[i])
+            place = max(places, key=lambda i: (left[i], -len(taken[i])))
             taken[place].append(axis)
             left[place] //= size
     return PartitionSpec(*(tuple(axes) if len(axes) > 1 else axes[0] if axes else None for axes in taken))
