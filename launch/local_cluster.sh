@@ -6,7 +6,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 [ "$#" -ge 3 ] || fail "usage: launch/local_cluster.sh N CONFIG WORKDIR [--config.a.b=value ...]"
-ensure_venv
+# An environment that is active already is the one to use.
+[ -n "${VIRTUAL_ENV:-}" ] || ensure_venv
 
 count="$1" config="$2" workdir="$3"
 shift 3

@@ -150,7 +150,8 @@ def _sequence(convert: _ToSample, seed: int, train: bool, process: tuple[int, in
         dataset = dataset.shuffle(seed=seed).repeat().random_map(convert, seed=seed)
     else:
         dataset = dataset.map(convert)
-    return dataset[process[0] :: process[1]].batch(batch_size // process[1], drop_remainder=True)
+    # Each host has a stretch of every batch, so that put together they are the one host's batch row for row.
+    return dataset.batch(batch_size // process[1], drop_remainder=True)[process[0] :: process[1]]
 
 
 def _prefetched(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
