@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "schedule": {"kind": "scaled_linear", "prediction": "x0", "scale_input": True},
         }
     )
-    config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1, "tensor": 1})
+    config.mesh = ConfigDict({"replica": -1})
     config.data = ConfigDict(
         {
             "directory": "runs/demo_data",

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.init_from = ""
     config.compute_dtype = "float32"
     config.model = ConfigDict({"unet": {"temporal": {"heads": 4, "groups": 16, "max_frames": 32, "ff_mult": 2}}})
-    config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1, "tensor": 1})
+    config.mesh = ConfigDict({"replica": -1})
     config.data = ConfigDict(
         {
             "directory": "runs/demo_data",

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "bfloat16"
     config.model = ConfigDict({"m2p": {"music_dim": 4800, "face_dim": 512}})
-    config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1, "tensor": 1})
+    config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1})
     config.data = ConfigDict(
         {
             "directory": "data/records",

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
             "schedule": {"kind": "scaled_linear", "prediction": "v"},
         }
     )
-    config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1, "tensor": 1})
+    config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1})
     config.data = ConfigDict(
         {
             "directory": "data/records",
