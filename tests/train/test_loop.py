@@ -22,7 +22,7 @@ class StopAfter:
     """Stands in for a Ctrl-C that arrives during update number `steps`."""
 
     def __init__(self, steps):
-        self.steps, self.asked = steps, 0
+        self.steps, self.done = steps, 0
 
     def __call__(self):
         return self
@@ -32,10 +32,9 @@ class StopAfter:
     def __exit__(self, *_):
         pass
 
-    @property
-    def exit_code(self):
-        self.asked += 1
-        return RESUMABLE if self.asked > self.steps - 1 else 0
+    def asked(self, step):
+        self.done += 1
+        return RESUMABLE if self.done > self.steps - 1 else 0
 
 
 @pytest.fixture(scope="module")
