@@ -60,12 +60,3 @@ def parameter_spec(shape: tuple[int, ...], mesh: Mesh, rule: str) -> PartitionSp
 def layout(tree: Any, mesh: Mesh, rule: str) -> Any:
     """A NamedSharding for every array of a tree (arrays or `jax.ShapeDtypeStruct`) by a rule of the table."""
     return jax.tree.map(lambda leaf: NamedSharding(mesh, parameter_spec(tuple(leaf.shape), mesh, rule)), tree)
-
-
-def specs_text(tree: Any, mesh: Mesh, rule: str) -> dict[str, str]:
-    """Path to PartitionSpec as text, to be read and compared."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(parameter_spec(tuple(leaf.shape), mesh, rule)))
-        for path, leaf in paths
-    }
