@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from champ_jax.checkpoint import store
@@ -13,19 +12,16 @@ from champ_jax.config import config_hash, write_record
 from champ_jax.data.records import open_records
 from champ_jax.diffusion.losses import SNR_FORMS
 from champ_jax.errors import UserError
-from champ_jax.models.animator import merge
-from champ_jax.parallel.mesh import make_mesh, replicated, shard_batch
+from champ_jax.parallel.mesh import make_mesh, shard_batch
 from champ_jax.parallel.multihost import check_same, is_first, of_first
-from champ_jax.parallel.sharding import layout
 from champ_jax.train.assemble import Assembled, assemble, export_weights, geometry_of
+from champ_jax.train.compiled import compile_step
 from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import Feed, standardise
 from champ_jax.train.interrupt import Stopped, StopRequest
 from champ_jax.train.log import MetricLog, ProgressLine, SilentLog
-from champ_jax.train.optim import make_optimizer
 from champ_jax.train.stages import M2P_WEIGHTS, STAGES
-from champ_jax.train.state import TrainState, create_state, describe_state, state_layout
-from champ_jax.train.step import make_step
+from champ_jax.train.state import TrainState, state_layout
 
 KEEP = 2  # newest checkpoints
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -137,41 +133,6 @@ def check_model(config, assembled: Assembled) -> None:
         )
     if "dwpose" not in assembled.config.kinds:
         raise UserError(f"M2P drives the dwpose encoder, but this model's kinds are {', '.join(assembled.config.kinds)}")
-
-
-def compile_step(config, assembled: Assembled, mesh):
-    """The jitted step `(state, batch) -> (state, metrics)` of a run, what its state is, and a function that makes the first.
-
-    States are laid out as parallel/sharding.py says, batches as `shard_batch` does it; the buffers of a state are reused.
-    """
-    stage = STAGES[config.stage]
-    m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
-    optimizer = make_optimizer(config.optim, m2p_rate / config.optim.learning_rate)
-
-    def loss(params, batch, key, step):
-        model = merge(assembled.graphdef, params)
-        return stage.loss(model, batch, key, step, config, assembled.schedule, True)
-
-    dtype = jnp.dtype(config.compute_dtype)
-    parts = (assembled.params, lambda path: stage.trained(path, config), optimizer, dtype)
-    described = describe_state(*parts)
-    shardings, whole = state_layout(described, mesh), layout(described.trained, mesh, "compute")
-
-    def gather(trained):
-        # Matrices travel in the precision that they are computed with; vectors are small, and norms want them whole.
-        narrow = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, trained)
-        return jax.lax.with_sharding_constraint(narrow, whole)
-
-    def scatter(gradients):
-        return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(jnp.float32), gradients), shardings.trained)
-
-    step_fn = jax.jit(
-        make_step(loss, optimizer, config.optim, config.seed, gather, scatter),
-        in_shardings=(shardings, None),  # a batch comes laid out
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
-    return step_fn, described, lambda: create_state(*parts, mesh)
 
 
 def start(config, assembled: Assembled, workdir: Path, resume: str, described, new_state, feed: Feed, mesh) -> tuple[TrainState, int]:

@@ -1,0 +1,48 @@
+"""The jitted step of a run: stage, model, optimiser and layout put together, the same for training and for planning."""
+
+import jax
+import jax.numpy as jnp
+
+from champ_jax.models.animator import merge
+from champ_jax.parallel.mesh import replicated
+from champ_jax.parallel.sharding import layout
+from champ_jax.train.assemble import Assembled
+from champ_jax.train.optim import make_optimizer
+from champ_jax.train.stages import STAGES
+from champ_jax.train.state import create_state, describe_state, state_layout
+from champ_jax.train.step import make_step
+
+
+def compile_step(config, assembled: Assembled, mesh):
+    """The jitted step `(state, batch) -> (state, metrics)` of a run, what its state is, and a function that makes the first.
+
+    States are laid out as parallel/sharding.py says, batches as `shard_batch` does it; the buffers of a state are reused.
+    """
+    stage = STAGES[config.stage]
+    m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
+    optimizer = make_optimizer(config.optim, m2p_rate / config.optim.learning_rate)
+
+    def loss(params, batch, key, step):
+        model = merge(assembled.graphdef, params)
+        return stage.loss(model, batch, key, step, config, assembled.schedule, True)
+
+    dtype = jnp.dtype(config.compute_dtype)
+    parts = (assembled.params, lambda path: stage.trained(path, config), optimizer, dtype)
+    described = describe_state(*parts)
+    shardings, whole = state_layout(described, mesh), layout(described.trained, mesh, "compute")
+
+    def gather(trained):
+        # Matrices travel in the precision that they are computed with; vectors are small, and norms want them whole.
+        narrow = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, trained)
+        return jax.lax.with_sharding_constraint(narrow, whole)
+
+    def scatter(gradients):
+        return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(jnp.float32), gradients), shardings.trained)
+
+    step_fn = jax.jit(
+        make_step(loss, optimizer, config.optim, config.seed, gather, scatter),
+        in_shardings=(shardings, None),  # a batch comes laid out
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return step_fn, described, lambda: create_state(*parts, mesh)
