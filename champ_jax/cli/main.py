@@ -1,7 +1,7 @@
 """`champ-jax COMMAND`: finds the command, runs it, and turns what goes wrong into one line and an exit code.
 
-Exit codes: 0 done, 1 a check failed, 2 wrong input, 75 interrupted but can be resumed, 130 interrupted, 143 saved after
-a preemption.
+Exit codes: 0 done, 1 a check failed, 2 wrong input, 75 interrupted but can be resumed, 78 a run's folder cannot be used,
+130 interrupted, 143 saved after a preemption.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from champ_jax import __version__
 from champ_jax.config import PREFIX, did_you_mean
 from champ_jax.errors import UserError
 
-COMMANDS = ("train", "dance", "animate", "dancers", "quickstart", "report", "merge", "convert", "doctor")
+COMMANDS = ("train", "status", "dance", "animate", "dancers", "quickstart", "report", "merge", "convert", "doctor")
 WRONG_INPUT, INTERRUPTED = 2, 130
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return WRONG_INPUT
+        return error.exit_code
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT

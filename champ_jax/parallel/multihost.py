@@ -1,7 +1,13 @@
 """Several processes as one JAX program: TPU pods, SLURM jobs, or processes started by hand."""
 
+import faulthandler
 import hashlib
 import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -11,7 +17,13 @@ from champ_jax.errors import UserError
 
 # For processes started by hand: address host:port of the first one, how many there are, and which one this is.
 COORDINATOR, COUNT, INDEX = "CHAMP_COORDINATOR", "CHAMP_PROCESSES", "CHAMP_PROCESS"
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 55
+HEARTBEAT_SECONDS = 30
+"""After so long without a sign of life of one process JAX ends all the others (by itself after 100)."""
+LEAVING_SECONDS = 10
+LOST_PEER = 75
+LOSSES = ("gloo", "nccl", "coordination", "heartbeat", "unavailable", "deadline_exceeded", "connection reset", "connection closed")
+"""Words of errors that say that another process went away."""
 
 
 def initialise() -> None:
@@ -21,10 +33,17 @@ def initialise() -> None:
     Kubernetes or the TPU's metadata.
 
     Raises:
-      UserError: variables missing or wrong, nothing to be found, or the others do not answer within two minutes.
+      UserError: variables missing or wrong, nothing to be found, or the others do not answer within a minute.
     """
+    # When the first process dies, JAX aborts the others from a thread of its own: then their stacks are printed at least.
+    faulthandler.enable()
     try:
-        jax.distributed.initialize(**_from_environment(), initialization_timeout=TIMEOUT_SECONDS)
+        jax.distributed.initialize(
+            **_from_environment(),
+            initialization_timeout=TIMEOUT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=LEAVING_SECONDS,
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -46,9 +65,55 @@ def _from_environment() -> dict:
     }
 
 
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the other processes for what is inside, and ends this process after it, with the exit code that fits.
+
+    Python's own way out waits minutes for processes that will never come: one that failed alone must leave, so that the
+    others notice. A lost peer is 75, since all of them can go on from the newest checkpoint; UserErrors have their own.
+    """
+    initialise()
+    code = 0
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except SystemExit as error:
+        code = error.code
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        traceback.print_exc()
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        code = LOST_PEER if lost_peer(error) else 1
+    leave(code)
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether an error says that another process went away."""
+    return any(word in str(error).lower() for word in LOSSES)
+
+
+def leave(code: int) -> None:
+    """Ends this process within LEAVING_SECONDS, with the others if they are leaving too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    shutdown.start()
+    shutdown.join(LEAVING_SECONDS)
+    os._exit(code)
+
+
 def is_first() -> bool:
     """Whether this is the process that writes what there is one of: logs, weights, pictures."""
     return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_first():
+        print(text, flush=True)
 
 
 def barrier(name: str) -> None:

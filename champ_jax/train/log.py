@@ -25,7 +25,7 @@ class MetricLog:
     def __init__(self, directory: Path, first: int = 0, wandb_project: str = ""):
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
-        kept = [line for line in _read_lines(path) if line["step"] <= first] if first else []
+        kept = [line for line in read_lines(path) if line["step"] <= first] if first else []
         self.validation = [line["loss"] for line in kept if line["group"] == "validation"]
         partial = path.with_name(".metrics.jsonl.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -83,8 +83,8 @@ class SilentLog:
             self.validation.append(float(values["loss"]))
 
 
-def _read_lines(path: Path) -> list[dict]:
-    """The whole lines of a metrics file; none when there is no file."""
+def read_lines(path: Path) -> list[dict]:
+    """The whole lines of a JSONL file; none when there is no file."""
     lines = []
     for text in path.read_text().splitlines() if path.is_file() else ():
         try:

@@ -16,10 +16,26 @@ from champ_jax.parallel.sharding import layout
 Params = dict[str, Any]
 
 
+class Guard(NamedTuple):
+    """What the step remembers to tell a bad batch from a good one; scalars.
+
+    norm: float32, moving average of the gradients' norm. accepted: int32, updates made. in_row, skipped: int32, updates
+    skipped since the last one made, and in all.
+    """
+
+    norm: jax.Array
+    accepted: jax.Array
+    in_row: jax.Array
+    skipped: jax.Array
+
+
+NEW_GUARD = Guard(np.zeros((), np.float32), *(np.zeros((), np.int32) for _ in range(3)))
+
+
 class TrainState(NamedTuple):
     """Everything that a checkpoint holds; the only thing that a training step changes.
 
-    step: int32 scalar, number of updates done.
+    step: int32 scalar, number of batches seen.
     trained: nested dict of float32 master parameters that receive gradients.
     frozen: nested dict of all other parameters, in the frozen dtype; no gradient, no optimiser state.
     optimizer: optax state over `trained`.
@@ -31,6 +47,7 @@ class TrainState(NamedTuple):
     frozen: Params
     optimizer: Any
     ema: Params
+    guard: Guard
 
 
 def partition(params: Params, is_trained: Callable[[str], bool]) -> tuple[Params, Params]:
@@ -56,14 +73,20 @@ def describe_state(
     trained, frozen = partition(params, is_trained)
     trained = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), trained)
     frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, frozen_dtype), frozen)
-    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), trained, frozen, jax.eval_shape(optimizer.init, trained), trained)
+    guard = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), NEW_GUARD)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), trained, frozen, jax.eval_shape(optimizer.init, trained), trained, guard)
 
 
 def state_layout(described: TrainState, mesh: Mesh) -> TrainState:
     """A sharding for every array of a state: masters, moments and average in parts, frozen parameters as they compute."""
     masters, compute = (lambda tree: layout(tree, mesh, "masters")), (lambda tree: layout(tree, mesh, "compute"))
     return TrainState(
-        replicated(mesh), masters(described.trained), compute(described.frozen), masters(described.optimizer), masters(described.ema)
+        replicated(mesh),
+        masters(described.trained),
+        compute(described.frozen),
+        masters(described.optimizer),
+        masters(described.ema),
+        Guard(*(replicated(mesh) for _ in described.guard)),
     )
 
 
@@ -87,7 +110,7 @@ def create_state(
     # The average starts as a copy: state buffers are donated, and one buffer cannot be donated twice.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings.ema)(trained)
     moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trained)
-    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), trained, frozen, moments, ema)
+    return TrainState(put(np.zeros((), np.int32), shardings.step), trained, frozen, moments, ema, put(NEW_GUARD, shardings.guard))
 
 
 def averaged_params(state: TrainState) -> Params:

@@ -1,0 +1,47 @@
+"""The record of updates that the guard of the step skipped."""
+
+import json
+from collections import deque
+from pathlib import Path
+
+import jax
+
+from champ_jax.errors import UserError
+from champ_jax.parallel.multihost import is_first, say
+from champ_jax.train.feed import Feed
+
+MOST_IN_ROW, MOST_IN_WINDOW, WINDOW = 20, 50, 1000
+"""Skipped updates that end a run: so many in a row, or so many among the last WINDOW."""
+
+
+class Skips:
+    """Writes down the updates that the step's guard skipped, and ends a run that makes none any more."""
+
+    def __init__(self, workdir: Path, feed: Feed):
+        name = "skipped.jsonl" if is_first() else f"skipped-{jax.process_index()}.jsonl"  # each knows its own samples alone
+        self.path, self.feed = workdir / name, feed
+        self._recent: deque[int] = deque()
+
+    def look(self, step: int, metrics: dict) -> None:
+        """Reads the figures of a step; one that was skipped is appended to the file, with the clips of its batch.
+
+        Raises UserError after too many of them.
+        """
+        figures = jax.device_get({name: metrics[name] for name in ("loss", "gradient_norm", "skipped_in_row")})
+        in_row = int(figures["skipped_in_row"])
+        if not in_row:
+            return
+        clips = self.feed.clips(step - 1)
+        line = {"step": step, "loss": float(figures["loss"]), "gradient_norm": float(figures["gradient_norm"]), "clips": clips}
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        say(f"note: step {step} is skipped: loss {line['loss']:.4g}, gradient norm {line['gradient_norm']:.4g}; its clips: {self.path}")
+        self._recent.append(step)
+        while self._recent[0] <= step - WINDOW:
+            self._recent.popleft()
+        if in_row >= MOST_IN_ROW or len(self._recent) > MOST_IN_WINDOW:
+            raise UserError(
+                f"{in_row} updates in a row, and {len(self._recent)} of the last {WINDOW}, were skipped up to step {step}: losses or "
+                f"gradients are not finite or far above their average (last loss {line['loss']:.4g}). Look at the clips named in "
+                f"{self.path}, or lower config.optim.learning_rate; the newest checkpoint holds the weights from before"
+            )

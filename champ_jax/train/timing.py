@@ -1,0 +1,91 @@
+"""Where the wall time of a run goes, and the watchdog that ends a run whose time goes nowhere."""
+
+import faulthandler
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+KINDS = ("start", "compile", "training", "input", "checkpoint", "evaluation")
+"""Reading weights and data; the first step of every batch shape; waiting for steps, for batches, for saves; validation."""
+SHORTEST_SECONDS, FIRST_SECONDS, FACTOR = 45.0, 3600.0, 10.0
+"""The least time anything may take, the most that what was never timed may take, and how many medians are too many."""
+REMEMBERED = 100
+HUNG = 75
+
+
+class Timing:
+    """Seconds by kind. `with timing("input"): ...` adds to one of `KINDS`; kinds do not nest."""
+
+    def __init__(self):
+        self._seconds = dict.fromkeys(KINDS, 0.0)
+        self._lasted: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._taken = dict(self._seconds)
+        self.current: tuple[str, float] | None = None  # read by the watchdog's thread: one assignment changes both
+
+    @contextmanager
+    def __call__(self, kind: str) -> Iterator[None]:
+        """Adds the time inside to `kind`."""
+        began = time.monotonic()
+        self.current = kind, began
+        try:
+            yield
+        finally:
+            lasted = time.monotonic() - began
+            self.current = None
+            self._seconds[kind] += lasted
+            self._lasted[kind].append(lasted)
+
+    def take(self) -> dict[str, float]:
+        """Seconds by kind since the last call."""
+        new = {kind: self._seconds[kind] - self._taken[kind] for kind in KINDS}
+        self._taken = dict(self._seconds)
+        return new
+
+    def limit(self, kind: str) -> float:
+        """Seconds after which work of this kind counts as hung."""
+        lasted = list(self._lasted[kind])
+        # The first of a kind may compile; a process cannot know how long.
+        return max(SHORTEST_SECONDS, FACTOR * statistics.median(lasted)) if len(lasted) > 1 else FIRST_SECONDS
+
+
+class Watchdog:
+    """A thread that looks at a Timing and, when work outlasts its limit, prints all stacks and exits with 75.
+
+    Waiting for a peer that is alive and hung would never end by itself: collectives have no time limit.
+    """
+
+    def __init__(self, timing: Timing, every_seconds: float = 1.0):
+        self._timing, self._every = timing, every_seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every):
+            current = self._timing.current
+            if current is None:
+                continue
+            kind, began = current
+            limit = self._timing.limit(kind)
+            if kind != "start" and time.monotonic() - began > limit:  # reading a large set takes what it takes
+                give_up(f"{kind} has taken more than {limit:.0f} s: this process, or one that it waits for, hangs")
+
+
+def give_up(reason: str) -> None:
+    """Prints `reason` and the stack of every thread, and ends the process with 75 at once, whatever its threads wait for."""
+    print(f"error: {reason}. The stacks follow; the same command goes on from the newest checkpoint.", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+    sys.stderr.flush()
+    os._exit(HUNG)
