@@ -20,7 +20,7 @@ def loop(monkeypatch):
     """Stands in for the training loop and remembers what it was given."""
     calls = []
 
-    def train(config, workdir, resume):
+    def train(config, workdir, resume, profile):
         calls.append((config, workdir, resume))
         return {"first": 2.0, "last": 1.0, "steps": config.optim.steps, "seconds": 3.0, "weights": "w"}
 
@@ -63,6 +63,12 @@ def test_unknown_key_stops_before_anything_is_written(loop, config_file, tmp_pat
 
 def test_a_workdir_that_cannot_be_written(loop, config_file, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["train", "--config", config_file, "--workdir", str(tmp_path / "file" / "run")]) == 2
+    assert main(["train", "--config", config_file, "--workdir", str(tmp_path / "file" / "run")]) == 78
     assert "cannot write to" in capsys.readouterr().err
+    assert not loop
+
+
+def test_a_window_to_profile_that_makes_no_sense(loop, config_file, tmp_path, capsys):
+    assert main(["train", "--config", config_file, "--workdir", str(tmp_path / "run"), "--profile", "10"]) == 2
+    assert "expected FIRST:STEPS" in capsys.readouterr().err
     assert not loop
