@@ -7,6 +7,7 @@ arrays, and says what a step must hold; a step without one that fits does not ex
 import json
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+CHUNK = 1 << 22  # bytes
 
 
 class Corrupt(Exception):
@@ -29,7 +31,8 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 @jax.jit
-def _fingerprint(array: jax.Array) -> jax.Array:
+def fingerprint(array: jax.Array) -> jax.Array:
+    """The uint32 that `fingerprints` speaks of, of one array."""
     bits = array
     if array.dtype != jnp.bool_:
         bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
@@ -52,7 +55,7 @@ def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, int]:
     Args:
       arrays: {path: array of any shape}, dtypes of at most 32 bits.
     """
-    sums = {path: _fingerprint(array) for path, array in arrays.items()}
+    sums = {path: fingerprint(array) for path, array in arrays.items()}
     return {path: int(value) for path, value in jax.device_get(sums).items()}
 
 
@@ -76,14 +79,44 @@ def array_bytes(arrays: dict[str, Any]) -> int:
     return sum(int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in arrays.values())
 
 
-def file_sizes(directory: Path) -> dict[str, int]:
-    """{path relative to `directory`: bytes} of all files under it, without the manifest itself."""
+def list_files(directory: Path) -> list[str]:
+    """Paths relative to `directory` of all files under it, without the manifest itself."""
     files = (path for path in sorted(directory.rglob("*")) if path.is_file())
-    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files if path.name != MANIFEST}
+    return [path.relative_to(directory).as_posix() for path in files if not path.name.startswith(MANIFEST)]
 
 
-def _checksum(content: dict) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+def file_checksums(directory: Path, names: list[str]) -> dict[str, list[int]]:
+    """{name: [bytes, CRC-32]} of files under `directory`. Reads them whole, some at a time."""
+
+    def one(name: str) -> list[int]:
+        size = value = 0
+        with open(directory / name, "rb") as file:
+            while chunk := file.read(CHUNK):
+                size, value = size + len(chunk), zlib.crc32(chunk, value)
+        return [size, value]
+
+    with ThreadPoolExecutor() as pool:  # zlib works outside Python's lock
+        return dict(zip(names, pool.map(one, names)))
+
+
+def check_files(directory: Path, files: dict[str, list[int]]) -> None:
+    """Raises Corrupt naming the first file that is not, byte for byte, what the manifest says.
+
+    Array fingerprints alone would miss damage in bytes that were not read this time, or that compression hides.
+    """
+    try:
+        found = file_checksums(directory, list(files))
+    except OSError as error:
+        raise Corrupt(f"a file cannot be read: {error}") from error
+    for name, (_, checksum) in files.items():
+        if found[name][1] != checksum:
+            raise Corrupt(f"the bytes of {name} have changed")
+
+
+def _text(content: dict) -> str:
+    """A manifest as it stands in its file, its own checksum included."""
+    checksum = zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    return json.dumps({**content, "checksum": checksum}, sort_keys=True)
 
 
 def write_manifest(directory: Path, step: int, arrays: dict[str, dict], meta: dict) -> None:
@@ -94,8 +127,9 @@ def write_manifest(directory: Path, step: int, arrays: dict[str, dict], meta: di
       arrays: what `describe` returned.
       meta: anything JSON can hold (config hash, position in the data, ...).
     """
-    content = {"format": FORMAT, "step": step, "arrays": arrays, "files": file_sizes(directory), "meta": meta}
-    text = json.dumps({**content, "checksum": _checksum(content)}, sort_keys=True)
+    files = file_checksums(directory, list_files(directory))
+    content = {"format": FORMAT, "step": step, "arrays": arrays, "files": files, "meta": meta}
+    text = _text(content)
     partial = directory / f"{MANIFEST}.partial"
     with open(partial, "w") as file:
         file.write(text)
@@ -110,25 +144,31 @@ def write_manifest(directory: Path, step: int, arrays: dict[str, dict], meta: di
         os.close(folder)
 
 
-def read_manifest(directory: Path) -> dict:
-    """The manifest of a step, checked against its own checksum and against the sizes of the files beside it.
+def read_manifest(directory: Path, step: int) -> dict:
+    """The manifest of a step, checked against its own checksum, its folder's number and the sizes of the files beside it.
 
     Raises:
-      Corrupt: missing, unreadable or edited manifest; a file that is missing or has another size.
+      Corrupt: missing, unreadable or edited manifest; a file that is missing, has another size, or does not belong there.
     """
     try:
-        content = json.loads((directory / MANIFEST).read_text())
-        checksum = content.pop("checksum")
+        text = (directory / MANIFEST).read_text()
+        content = json.loads(text)
+        del content["checksum"]
     except FileNotFoundError:
         raise Corrupt(f"it has no {MANIFEST}: saving it was never finished") from None
-    except (ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"its {MANIFEST} cannot be read: {error}") from error
-    if checksum != _checksum(content):
+    if text != _text(content):
         raise Corrupt(f"its {MANIFEST} was changed after it was written")
     if content["format"] != FORMAT:
         raise Corrupt(f"its format is {content['format']}, this version of champ_jax reads {FORMAT}")
-    present = file_sizes(directory)
-    for name, size in content["files"].items():
-        if present.get(name) != size:
-            raise Corrupt(f"{name} should have {size} bytes and has {present.get(name, 'none: it is missing')}")
+    if content["step"] != step:
+        raise Corrupt(f"its {MANIFEST} is that of step {content['step']}")
+    for name, (size, _) in content["files"].items():
+        path = directory / name
+        found = path.stat().st_size if path.is_file() else "none: it is missing"
+        if found != size:
+            raise Corrupt(f"{name} should have {size} bytes and has {found}")
+    if added := set(list_files(directory)) - content["files"].keys():
+        raise Corrupt(f"{min(added)} does not belong to it")
     return content

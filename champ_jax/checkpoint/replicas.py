@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from champ_jax.checkpoint.integrity import _fingerprint as fingerprint
-from champ_jax.checkpoint.integrity import flatten
+from champ_jax.checkpoint.integrity import fingerprint, flatten
 from champ_jax.errors import UserError
 
 SHOWN = 3

@@ -1,11 +1,13 @@
 """Checkpoints of a training run: `directory/00000100/{arrays/, manifest.json}`. The only module that imports orbax.
 
 Orbax moves the arrays, sharded and from every process; what counts as a checkpoint is decided by our manifest
-(checkpoint/integrity.py), which is written last.
+(checkpoint/integrity.py), which is written last. A step without manifest is unfinished and does not exist; a step that is
+not what its manifest says is set aside as `00000100.bad`, and the one before is taken.
 """
 
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,85 +17,148 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from champ_jax.checkpoint.integrity import (
+    MANIFEST,
     Corrupt,
     array_bytes,
+    check_files,
     describe,
     flatten,
     read_manifest,
     verify,
     write_manifest,
 )
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, WorkdirError
 
-ARRAYS = "arrays"
+ARRAYS, BAD = "arrays", ".bad"
 log = logging.getLogger(__name__)
 
 
-def save(
-    directory: str | Path,
-    step: int,
-    state_tree: Any,
-    meta: dict,
-    keep_last: int | None = None,
-    keep_every: int | None = None,
-) -> Path:
-    """Writes one step; when it returns, the step is on disk and valid. Interrupted at any point, it does not exist.
+class Saver:
+    """Writes the steps of a run into `directory`, one at a time, while training goes on; keeps the newest `keep` of them.
 
-    Args:
-      directory: of all steps of a run.
-      step: number of updates done.
-      state_tree: pytree of arrays (parameters, optimiser, average, RNG key data); dtypes of at most 32 bits.
-      meta: what JSON can hold: config hash, position in the data, seed.
-      keep_last: remove all but this many newest steps afterwards ...
-      keep_every: ... except multiples of this. None keeps all.
-
-    Returns:
-      The step's folder.
-
-    Raises:
-      UserError: not enough free space, or the place cannot be written.
+    A context manager: leaving it waits for the save under way. All methods are called by all processes, in the same order.
     """
-    folder = _folder(directory, step)
-    arrays = flatten(state_tree)
-    described = describe(arrays)
-    failure = None
-    if jax.process_index() == 0:
-        failure = _prepare(folder, array_bytes(arrays))
-    _agree(failure)
-    try:
-        ocp.save(folder / ARRAYS, arrays)
-    except BaseException as error:
+
+    def __init__(self, directory: str | Path, keep: int):
+        self.directory, self.keep = Path(directory).absolute(), keep
+        self._thread: threading.Thread | None = None
+        self._step: int | None = None
+        self._error: Exception | None = None
+        self._failed = 0  # saves in a row
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._thread is not None:
+            self._thread.join()
+
+    def check_room(self, state_tree: Any) -> None:
+        """Raises WorkdirError when the folder cannot be made and written, or has no room for the checkpoints of a run.
+
+        state_tree: arrays or `jax.ShapeDtypeStruct`, as they will be saved.
+        """
+        size = array_bytes(flatten(state_tree))
+        # One more than are kept, because an old one goes after the new one is whole.
+        missing = self.keep + 1 - min(len(steps(self.directory)), self.keep)
+        _agree(_room(self.directory, missing * size) if jax.process_index() == 0 else None, WorkdirError)
+
+    def save(self, step: int, state_tree: Any, meta: dict) -> None:
+        """Copies a step off the devices and returns; a thread brings it to the disk. It is valid once `wait` returns.
+
+        Args:
+          step: number of updates done.
+          state_tree: pytree of arrays (parameters, optimiser, average), dtypes of at most 32 bits; may be donated afterwards.
+          meta: what JSON can hold: configuration, position in the data.
+
+        Raises:
+          UserError: not enough free space; or the save before failed, and the one before that.
+        """
+        if (error := self._join()) is not None:
+            self._failed += 1
+            message = f"cannot save step {self._step} in {self.directory}: {error}"
+            if self._failed > 1:
+                raise UserError(f"{message}. The newest valid checkpoint is kept") from error
+            log.warning("%s; trying again with step %d", message, step)
+        else:
+            self._failed = 0
+        folder, arrays = _folder(self.directory, step), flatten(state_tree)
+        _agree(_prepare(folder, array_bytes(arrays)) if jax.process_index() == 0 else None, UserError)
+        described = describe(arrays)
+        self._step = step
+        try:
+            written = ocp.save_async(folder / ARRAYS, arrays)
+        except Exception as error:  # Orbax and tensorstore raise whatever fits them
+            self._discard(folder, error)
+            return
+        self._thread = threading.Thread(target=self._finish, args=(written, folder, step, described, meta), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when the newest save is valid on the disk, in every process. Raises UserError when it failed."""
+        if (error := self._join()) is not None:
+            raise UserError(f"cannot save step {self._step} in {self.directory}: {error}. The newest valid checkpoint is kept") from error
+
+    def _join(self) -> Exception | None:
+        """Waits for the save under way; what went wrong with it, in any process."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if _any(error is not None) and error is None:
+            error = OSError("another process could not write its part; its log says why")
+        return error
+
+    def _finish(self, written, folder: Path, step: int, described: dict, meta: dict) -> None:
+        """Runs beside training: no collective of the devices may be used here."""
+        try:
+            # Returns in each process when all of them have written all: Orbax has them wait for each other.
+            written.result()
+            if jax.process_index() == 0:
+                write_manifest(folder, step, described, meta)
+                _prune(self.directory, self.keep)
+        except Exception as error:
+            self._discard(folder, error)
+
+    def _discard(self, folder: Path, error: Exception) -> None:
+        self._error = error
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"cannot save step {step} in {directory}: {error}") from error
-        raise
-    if jax.process_index() == 0:
-        write_manifest(folder, step, described, meta)
-        _prune(Path(directory), keep_last, keep_every)
-    _barrier(f"saved {step}")
-    return folder
 
 
-def latest(directory: str | Path) -> int | None:
-    """The newest valid step, or None when the folder holds no step at all.
+def restore_newest(directory: str | Path, abstract_tree: Any) -> tuple[Any, dict, int] | None:
+    """The newest step whose every bit is right, on the devices; (tree, meta as saved, step), or None when there is none at all.
 
-    Steps that are unfinished or damaged are passed over with a warning.
+    Unfinished steps are passed over. Damaged ones are renamed to `00000100.bad`, with a warning that says why, and the
+    one before is tried; nothing is deleted.
+
+    Args:
+      directory: as given to `Saver`.
+      abstract_tree: the tree to fill, of `jax.ShapeDtypeStruct` (or arrays). Their shardings may differ from those at
+        saving; without one, an array goes to the first device.
 
     Raises:
-      UserError: there are steps, but none is valid. (Starting anew without a word would throw the run away.)
+      WorkdirError: there are steps, but none is valid. Starting anew without a word would throw the run away.
+      UserError: the step holds other arrays than the tree (lists the keys).
     """
-    found = steps(directory)
+    found = _of_first(steps(directory))
+    wanted = flatten(abstract_tree)
     for step in reversed(found):
+        folder = _folder(directory, step)
+        if not _of_first([int((folder / MANIFEST).exists())])[0]:
+            log.warning("checkpoint %s is passed over: saving it was never finished", folder)
+            continue
         try:
-            read_manifest(_folder(directory, step))
-            return step
+            arrays, meta = _restore(folder, step, wanted)
         except Corrupt as error:
-            log.warning("checkpoint %s is passed over: %s", _folder(directory, step), error)
-    if any((_folder(directory, step) / "manifest.json").exists() for step in found):
-        raise UserError(
-            f"all {len(found)} checkpoints in {directory} are damaged (see the warnings above). Copy a good one there, or "
-            "begin again in another workdir."
+            log.warning("checkpoint %s is damaged and set aside: %s", folder, error)
+            _set_aside(folder)
+            continue
+        return jax.tree.unflatten(jax.tree.structure(abstract_tree), list(arrays.values())), meta, step
+    if bad := _of_first(_set_aside_steps(directory)):
+        raise WorkdirError(
+            f"all {len(bad)} checkpoints in {directory} are damaged (see the warnings above, and the folders named .bad). "
+            "Copy a good one there, or begin again in another workdir."
         )
     return None
 
@@ -106,34 +171,46 @@ def steps(directory: str | Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
-def restore(directory: str | Path, step: int, abstract_tree: Any) -> tuple[Any, dict]:
-    """Reads one step onto the devices and checks every bit of it.
+def describe_steps(directory: str | Path) -> list[tuple[int, str]]:
+    """(step, "valid", "unfinished" or what is wrong) of all steps in rising order, from manifests and file sizes alone."""
+    found = []
+    for step in steps(directory):
+        folder = _folder(directory, step)
+        try:
+            read_manifest(folder, step)
+            found.append((step, "valid"))
+        except Corrupt as error:
+            found.append((step, str(error) if (folder / MANIFEST).exists() else "unfinished"))
+    return found
 
-    Args:
-      directory, step: as given to `save`.
-      abstract_tree: the tree to fill, of `jax.ShapeDtypeStruct` (or arrays). Their shardings may differ from those at
-        saving; without one, an array goes to the first device.
 
-    Returns:
-      (tree, meta as saved).
-
-    Raises:
-      UserError: the step is damaged (names the arrays or files), or holds other arrays than the tree (lists the keys).
-    """
-    folder = _folder(directory, step)
-    wanted = flatten(abstract_tree)
-    try:
-        manifest = read_manifest(folder)
-        _compare(folder, wanted, manifest["arrays"])
-        arrays = _load(folder, wanted)
-        verify(arrays, manifest["arrays"])
-    except Corrupt as error:
-        raise UserError(f"checkpoint {folder} is damaged: {error}. Remove it to go on from the one before.") from error
-    return jax.tree.unflatten(jax.tree.structure(abstract_tree), list(arrays.values())), manifest["meta"]
+def latest(directory: str | Path) -> int | None:
+    """The newest step that is valid by its manifest and file sizes; reads nothing else and changes nothing."""
+    return max((step for step, state in describe_steps(directory) if state == "valid"), default=None)
 
 
 def _folder(directory: str | Path, step: int) -> Path:
     return Path(directory).absolute() / f"{step:08d}"
+
+
+def _restore(folder: Path, step: int, wanted: dict[str, Any]) -> tuple[dict[str, jax.Array], dict]:
+    """Arrays in the order of `wanted`, and meta; raises Corrupt, in every process when in one."""
+    error = content = arrays = None
+    try:
+        content = read_manifest(folder, step)
+        if jax.process_index() == 0:
+            check_files(folder, content["files"])
+    except Corrupt as found:
+        error = found
+    _together(error)
+    _compare(folder, wanted, content["arrays"])
+    try:
+        arrays = _load(folder, wanted)
+    except Corrupt as found:
+        error = found
+    _together(error)
+    verify(arrays, content["arrays"])  # sums over all devices: the same everywhere
+    return arrays, content["meta"]
 
 
 def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, jax.Array]:
@@ -167,37 +244,81 @@ def _compare(folder: Path, wanted: dict[str, Any], stored: dict[str, dict]) -> N
         )
 
 
-def _prepare(folder: Path, size: int) -> str | None:
-    """Clears what an unfinished save of this step left and checks for room; returns what is wrong, or None."""
+def _set_aside(folder: Path) -> None:
+    """Renames a damaged step, so that it is never looked at again and nothing of it is lost."""
+    if jax.process_index() == 0:
+        names = (folder.with_name(f"{folder.name}{BAD}{number or ''}") for number in range(1000))
+        try:
+            folder.rename(next(name for name in names if not name.exists()))
+        except OSError as error:
+            log.warning("%s cannot be renamed: %s", folder, error)
+    _of_first([0])  # the others wait: they must not look at a folder that is on its way
+
+
+def _set_aside_steps(directory: str | Path) -> list[int]:
+    """The numbers of all steps that were set aside, and of those that have a manifest and yet cannot be used."""
+    directory = Path(directory)
+    names = [path.name for path in directory.glob(f"[0-9]*{BAD}*")] if directory.is_dir() else []
+    unusable = [step for step in steps(directory) if (_folder(directory, step) / MANIFEST).exists()]
+    return [int(name.partition(".")[0]) for name in names] + unusable
+
+
+def _room(folder: Path, size: int) -> str | None:
+    """What is wrong with writing so many bytes to a folder, or None; makes the folder."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return f"cannot write checkpoints to {folder.parent}: {error}"
+        return f"cannot write checkpoints to {folder}: {error}"
     if free < size:
-        folder.rmdir()
-        return f"no room for a checkpoint in {folder.parent}: it takes {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+        return f"no room for checkpoints in {folder}: {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
     return None
 
 
-def _prune(directory: Path, keep_last: int | None, keep_every: int | None) -> None:
-    if keep_last is None:
-        return
-    for step in steps(directory)[:-keep_last]:
-        if not keep_every or step % keep_every:
-            shutil.rmtree(_folder(directory, step))
+def _prepare(folder: Path, size: int) -> str | None:
+    """Clears what an unfinished save of this step left and checks for room; returns what is wrong, or None."""
+    shutil.rmtree(folder, ignore_errors=True)
+    wrong = _room(folder, size)
+    if wrong:
+        shutil.rmtree(folder, ignore_errors=True)
+    return wrong
 
 
-def _agree(failure: str | None) -> None:
+def _prune(directory: Path, keep: int) -> None:
+    """Removes all but the newest `keep` steps that have a manifest, and what unfinished saves before them left."""
+    found = steps(directory)
+    whole = [step for step in found if (_folder(directory, step) / MANIFEST).exists()]
+    for step in found:
+        if step < whole[-keep:][0]:
+            # The manifest goes first: a removal that is cut off must not look like damage.
+            (_folder(directory, step) / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(_folder(directory, step), ignore_errors=True)
+
+
+def _agree(failure: str | None, kind: type[UserError]) -> None:
     """Raises on every process when process 0 found a failure: one that went on alone would wait for ever."""
-    failed = failure is not None
-    if jax.process_count() > 1:
-        failed = bool(multihost_utils.broadcast_one_to_all(np.array(failed)))
-    if failed:
-        raise UserError(failure or "process 0 cannot write the checkpoint; its log says why")
+    if _of_first([int(failure is not None)])[0]:
+        raise kind(failure or "process 0 cannot write the checkpoint; its log says why")
 
 
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def _together(error: Corrupt | None) -> None:
+    """Raises Corrupt in every process when one has it: all must try the same steps."""
+    if _any(error is not None):
+        raise error or Corrupt("another process could not read its part; its log says why")
+
+
+def _any(flag: bool) -> bool:
+    """Whether it holds in any process."""
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if jax.process_count() > 1 else flag
+
+
+def _of_first(values: list[int]) -> list[int]:
+    """The list of process 0, in every process; at most 1000 numbers."""
+    if jax.process_count() == 1:
+        return values
+    padded = np.full(1000, -1, np.int32)
+    padded[: len(values)] = values[-1000:]
+    return [int(value) for value in multihost_utils.broadcast_one_to_all(padded) if value >= 0]

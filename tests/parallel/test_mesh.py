@@ -153,11 +153,13 @@ assert float(total) == 36
 state = {"w": np.arange(8192, dtype=np.float32).reshape(128, 64)}
 layout = layout_of(state, mesh, "masters")
 w = jax.make_array_from_callback((128, 64), layout["w"], lambda index: state["w"][index])
-store.save(sys.argv[1], 5, {"w": w}, {"step": 5})
-assert store.latest(sys.argv[1]) == 5
+with store.Saver(sys.argv[1], 2) as saver:
+    saver.check_room({"w": w})
+    saver.save(5, {"w": w}, {"step": 5})
+    saver.wait()
 struct = {"w": jax.ShapeDtypeStruct((128, 64), jnp.float32, sharding=layout["w"])}
-restored, meta = store.restore(sys.argv[1], 5, struct)
-assert meta == {"step": 5}
+restored, meta, step = store.restore_newest(sys.argv[1], struct)
+assert meta == {"step": 5} and step == 5
 for shard in restored["w"].addressable_shards:
     np.testing.assert_array_equal(shard.data, state["w"][shard.index])
 """
@@ -185,7 +187,7 @@ def test_two_processes_share_a_batch_and_a_checkpoint(tmp_path):
     # One process with one device reads what two wrote.
     from champ_jax.checkpoint import store
 
-    restored, _ = store.restore(tmp_path, 5, {"w": jax.ShapeDtypeStruct((128, 64), "float32")})
+    restored, _, _ = store.restore_newest(tmp_path, {"w": jax.ShapeDtypeStruct((128, 64), "float32")})
     assert restored["w"].ravel().tolist() == list(range(8192))
 
 

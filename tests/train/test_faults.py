@@ -98,12 +98,13 @@ def test_a_folder_that_cannot_hold_a_run(small, tmp_path, monkeypatch):
         loop.train(small("A"), tmp_path / "file" / "run")
 
 
+LOCKS = "import sys; from pathlib import Path; from champ_jax.train.loop import held; held(Path(sys.argv[1])).__enter__()"
+
+
 def test_a_folder_in_use(small, tmp_path):
     """Row 33, in a whole run."""
     with loop.Lock(tmp_path):
-        other = subprocess.run(
-            [sys.executable, "-c", "import sys; from pathlib import Path; from champ_jax.train.lock import Lock; Lock(Path(sys.argv[1])).__enter__()",
-             str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY)  # fmt: skip
+        other = subprocess.run([sys.executable, "-c", LOCKS, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY)
     assert "is in use by process" in other.stderr
 
 
@@ -176,7 +177,9 @@ def test_a_trace_of_some_steps(small, tmp_path, capsys):
 def test_a_long_run_neither_grows_nor_compiles_again(small, tmp_path):
     """Row 43: 2000 steps."""
     compiled, sizes = [], []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
     config = small("A", steps=2000, log__scalars=50, log__save=100)
     clean = loop.Feed.next
 
