@@ -56,15 +56,20 @@ def _save(image: np.ndarray, options: dict) -> bytes:
 def decode_image(field: str, data: bytes) -> np.ndarray:
     """uint8 [H,W,3], or [H,W] for depth, from any encoding OpenCV reads (PNG, JPEG, WebP).
 
-    Normal maps come back with an exactly black background. Raises ValueError on bytes that are no image.
+    Normal maps come back with an exactly black background. Raises ValueError on bytes that are no image, or no whole one.
     """
-    colour = IMAGES[field] == 3
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE)
+    mode = cv2.IMREAD_COLOR_RGB if IMAGES[field] == 3 else cv2.IMREAD_GRAYSCALE
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data and not _cut_off(data) else None
     if image is None:
-        raise ValueError(f"{len(data)} bytes that are not a PNG, JPEG or WebP image")
+        raise ValueError(f"{len(data)} bytes that are not a PNG, JPEG or WebP image, or not all of it")
     if field == "normal":
         image[brightness(image) < _NORMAL_FLOOR] = 0
     return image
+
+
+def _cut_off(data: bytes) -> bool:
+    """Whether a JPEG lacks its end, which older OpenCV paints grey without a word. Its data hold no other end marker."""
+    return data.startswith(b"\xff\xd8") and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
 
 
 def encode_flow(flow: np.ndarray) -> tuple[bytes, float]:

@@ -194,3 +194,14 @@ def test_labels_and_depth_are_stored_without_loss():
 
 def test_the_schema_lists_every_field_once():
     assert len(set(schema.FIELDS)) == len(schema.FIELDS) == len(schema.features())
+
+
+def test_a_photo_is_whole_or_refused():
+    """Row 20: older OpenCV gives a picture for a JPEG that lacks its end; what follows the end does no harm."""
+    rng = np.random.default_rng(0)
+    data = codecs.encode_image("frames", rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)).rstrip(b"\0")
+    image = codecs.decode_image("frames", data)
+    np.testing.assert_array_equal(codecs.decode_image("frames", data + b"\0\0 and more"), image)
+    for length in (0, 2, 200, 1000, len(data) - 1):
+        with pytest.raises(ValueError, match=f"^{length} bytes that are not"):
+            codecs.decode_image("frames", data[:length])
