@@ -1,32 +1,36 @@
-"""Batches for the three training stages, read by grain: shuffled, repeated, sharded, and resumable to the batch."""
+"""Batches for the three training stages: shuffled, repeated and dealt to hosts by grain, and resumable to the batch."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from champ_jax.data.latents import Latents
+from champ_jax.data.read_ahead import ReadAhead
 from champ_jax.data.records import ClipInfo, Records
-from champ_jax.data.samples import SampleSpec, make_sample
+from champ_jax.data.samples import Sample, SampleSpec, make_sample
 from champ_jax.data.transforms import AUGMENTATIONS, Augment
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
 Batch = dict[str, Any]
 
+TIMEOUT = 300.0  # seconds for a batch, reading which takes a fraction of one
+
 
 class Loader:
     """Iterator over batches that knows where it is.
 
     `get_state()` is JSON-able; `set_state(state)` continues with exactly the batch that would have come next.
-    `len(loader)` is the number of batches in one pass over the data.
+    `len(loader)` is the number of batches in one pass over the data. where: names the data in errors. threads: these
+    read ahead; with 0 a batch is read when it is asked for.
     """
 
-    def __init__(self, dataset: grain.IterDataset, batches: int, settings: dict[str, Any]):
-        self._iterator = iter(dataset)
-        self._batches, self._settings = batches, settings
+    def __init__(self, dataset: grain.MapDataset, batches: int, settings: dict[str, Any], where: str, threads: int):
+        self._dataset, self._batches, self._settings, self._where = dataset, batches, settings, where
+        self._ahead = ReadAhead(dataset, threads) if threads else None
+        self._position = 0  # batches taken; what was read ahead does not count
 
     def __len__(self) -> int:
         return self._batches
@@ -35,11 +39,20 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        """The next batch. Raises UserError when too many records are damaged, or none arrives within `TIMEOUT` seconds."""
+        if self._position == len(self._dataset):
+            raise StopIteration
+        try:
+            batch = self._ahead.get(self._position, TIMEOUT) if self._ahead else self._dataset[self._position]
+        except TimeoutError as error:
+            raise UserError(f"{self._where}: no batch within {TIMEOUT:g} seconds: the storage does not answer. "
+                            "Look at it, then resume the run.") from error  # fmt: skip
+        self._position += 1
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """Where the iteration stands: the number of batches taken, and the settings that make this mean something."""
-        return {"position": self._iterator.get_state(), "settings": self._settings}
+        return {"position": {"next_index": self._position}, "settings": self._settings}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to where `get_state` was called. Raises UserError if the state was taken from a loader with other data or settings."""
@@ -49,18 +62,38 @@ class Loader:
             was = ", ".join(f"{name} {other.get(name)} -> {self._settings[name]}" for name in changed)
             raise UserError(f"This data position belongs to a loader with other settings ({was}). "
                             "Resume with the same data settings, or start a new run.")  # fmt: skip
-        self._iterator.set_state(state["position"])
+        self._position = state["position"]["next_index"]
 
 
 class _ToSample:
-    """grain's map: the number of an item to its sample. A class, so that it can be sent to worker processes."""
+    """grain's map: the number of an item, a row of `items`, to its sample.
+
+    Where this cannot be read, to the sample of the next item of another record. Whether it can is tried each time, and
+    never taken from what is known of the record: which sample comes must not depend on what this process has met before.
+    """
 
     def __init__(self, records: Records, items: np.ndarray, spec: SampleSpec, latents: Latents | None):
         self.records, self.items, self.spec, self.latents = records, items, spec, latents
 
-    def __call__(self, item: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """The sample of item `item`: a row of `items`."""
-        number, slot, slots = (int(value) for value in self.items[item])
+    def __call__(self, item: int, rng: np.random.Generator | None = None) -> Sample:
+        """The sample, with the number of its record. Raises UserError when too many records cannot be read."""
+        draws = rng.bit_generator.state if rng is not None else None
+        failed: set[int] = set()
+        for row in range(item, item + len(self.items)):
+            number, slot, slots = (int(value) for value in self.items[row % len(self.items)])
+            if number in failed:
+                continue
+            try:
+                return self._sample(number, slot, slots, rng) | {"record": np.int32(number)}
+            except Exception as error:  # besides UserError whatever NumPy and OpenCV find wrong with it
+                self.records.skip(number, error)
+                failed.add(number)
+            if rng is not None:
+                rng.bit_generator.state = draws  # failing may have drawn from it, or not
+        raise UserError(f"{self.records.where()}: not one of the {len(failed)} records that samples come from can be read. "
+                        "Copy the files again, or write the records again.")  # fmt: skip
+
+    def _sample(self, number: int, slot: int, slots: int, rng: np.random.Generator | None) -> Sample:
         clip = self.records[number]
         latents = None if self.latents is None else self.latents[clip.clip_id]
         return make_sample(clip, slot, slots, self.spec, rng, latents)
@@ -82,7 +115,7 @@ def make_loader(
     skip_short: bool = False,
     latents: Latents | None = None,
     process: tuple[int, int] = (0, 1),
-    workers: int = 0,
+    threads: int = 2,
 ) -> Loader:
     """Batches of a split, endless and random to train on, or one ordered pass without variation (`train=False`).
 
@@ -95,19 +128,20 @@ def make_loader(
       skip_short: leave out clips that are too short for `frames`, instead of refusing them.
       latents: a latent cache for `size`; its rows replace video.
       process: (index, count) of this host. The union of the hosts' batches does not depend on their number.
-      workers: processes that prepare batches; 0 uses two threads of this one, which is enough for decoded clips kept
-        in memory.
+      threads: these read batches ahead; 0 reads a batch when it is asked for.
 
     Returns: a Loader of batches of NumPy arrays. Every batch holds
       keypoints f32 [B,F,J,2] pixels of `size`, confidence f32 [B,F,J], reference_keypoints f32 [B,J,2],
       reference_confidence f32 [B,J], face f32 [B,F,E], face_valid f32 [B,F], reference_face f32 [B,E],
-      music f32 [B,F,Dm], music_mask f32 [B], seconds f32 [B,F], identity i32 [B];
+      music f32 [B,F,Dm], music_mask f32 [B], seconds f32 [B,F], identity i32 [B],
+      record i32 [B], the numbers in `records` of the clips that the samples come from;
       B and C also video u8 [B,F,H,W,3], reference and its skeleton reference_pose u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
       mask u8 [B,F,H,W], face_box f32 [B,F,4]; with a latent cache latents f16 [B,F,h,w,c] and reference_latents
       f16 [B,h,w,c] in place of video; with motion_frames "motion", a stage A batch of that length,
       and in it index i32 [B,F], where the targets are.
 
-    Raises UserError if the data cannot give such batches: clips too short, a map not stored, mixed features.
+    Raises UserError if the data cannot give such batches: clips too short, a map not stored, mixed features. Damage shows
+    only when a record is read: the sample is then replaced by one of another record, and `records.skipped` counts it.
     """
     if batch_size % process[1]:
         raise UserError(f"batch_size {batch_size} cannot be shared among {process[1]} processes; use a multiple.")
@@ -137,8 +171,8 @@ def make_loader(
                         "Use a smaller batch.")  # fmt: skip
     dataset = _sequence(_ToSample(records, items, spec, latents), seed, train, process, batch_size)
     settings = {"split": records.split, "clips": len(records), "stage": stage, "batch_size": batch_size, "frames": frames,
-                "stride": stride, "seed": seed, "train": train, "workers": workers}  # fmt: skip
-    return Loader(_prefetched(dataset, workers), len(items) // batch_size, settings)
+                "stride": stride, "seed": seed, "train": train}  # fmt: skip
+    return Loader(dataset, len(items) // batch_size, settings, records.where(), threads)
 
 
 def _sequence(convert: _ToSample, seed: int, train: bool, process: tuple[int, int], batch_size: int) -> grain.MapDataset:
@@ -152,16 +186,6 @@ def _sequence(convert: _ToSample, seed: int, train: bool, process: tuple[int, in
         dataset = dataset.map(convert)
     # Each host has a stretch of every batch, so that put together they are the one host's batch row for row.
     return dataset.batch(batch_size // process[1], drop_remainder=True)[process[0] :: process[1]]
-
-
-def _prefetched(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
-    """Batches in order, prepared ahead by `workers` processes, or by two threads if 0."""
-    if not workers:
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain's processes read absl flags, which a program without absl.app never parses
-    stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    return stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
 
 
 def _common(records: Records, width: str, origin: str) -> int:

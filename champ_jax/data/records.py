@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from champ_jax.data.clip import Clip
 from champ_jax.errors import UserError
 
 _INFO = "dataset_info.json"
+
+MAX_BAD = 0.01  # of a split's records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +93,9 @@ def _load_info(directory: Path):
     return builder
 
 
-def _line(error: BaseException) -> str:
-    """An exception's first line, for one-line messages."""
-    text = str(error).strip().splitlines()
+def _line(error: BaseException, without: str = "") -> str:
+    """An exception's first line, for one-line messages; `without` these words in front."""
+    text = str(error).removeprefix(without).strip().splitlines()
     return text[0][:160] if text else type(error).__name__
 
 
@@ -219,7 +222,8 @@ class Records:
     """Random access to the clips of one split, or of several joined by `+`: `records[i]` is a Clip.
 
     infos: one ClipInfo a record. With `keep`, opened clips and their decoded images stay in memory. Reading a damaged
-    record raises UserError naming file and record. Instances can be pickled to worker processes.
+    record raises UserError naming file and record; one that can do without it says so to `skip`.
+    skipped: {clip id: reason} of the records that were.
     """
 
     def __init__(self, directory: str | os.PathLike, split: str, keep: bool = False):
@@ -240,6 +244,8 @@ class Records:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._sources = [builder.as_data_source(name, deserialize_method=raw) for name in names]
         self._clips: dict[int, Clip] = {}
+        self.skipped: dict[str, str] = {}
+        self._skipping = threading.Lock()  # two threads may find the same damage
         self.infos = [info for name in names for info in self._read_index(name)]
         if len({info.clip_id for info in self.infos}) < len(self.infos):
             raise UserError(f"{directory}: the splits {split} share clips; each clip may be in one of them only.")
@@ -299,7 +305,30 @@ class Records:
         if absent:
             raise UserError(f"{self.where(number)}: unreadable record: the fields {absent} are missing.")
         schema.check(fields, self.where(number))
+        found, known = dataclasses.asdict(describe(fields)), dataclasses.asdict(self.infos[number])
+        differing = [f"{name} {known[name]!r}, but holds {value!r}" for name, value in found.items() if value != known[name]]
+        if differing:
+            raise UserError(f"{self.where(number)}: the record should have {'; '.join(differing)}.")
         return fields
+
+    def skip(self, number: int, error: Exception) -> None:
+        """Notes that record `number` cannot be used, as `error` says, and prints it the first time.
+
+        Raises UserError when these are more than `MAX_BAD` of the records: then the data, not a record, needs attention.
+        """
+        clip_id, where = self.infos[number].clip_id, self.where(number)
+        with self._skipping:
+            if clip_id not in self.skipped:
+                reason = _line(error, without=f"{where}: ") if isinstance(error, UserError) else f"{type(error).__name__}: {_line(error)}"
+                self.skipped[clip_id] = reason
+                print(f"warning: {where}: {reason} Skipped; {len(self.skipped)} of {len(self)} records so far.", flush=True)
+            found = dict(self.skipped)
+        if len(found) > MAX_BAD * len(self):
+            some = "; ".join(f"{name}: {reason}" for name, reason in list(found.items())[:3])
+            raise UserError(
+                f"{self.where()}: {len(found)} of {len(self)} records cannot be used, more than {MAX_BAD:.0%}: {some} "
+                "Copy the files again, or write the records again without these clips."
+            ) from error
 
 
 def _is_absent(value: Any) -> bool:
