@@ -43,6 +43,8 @@ class Evaluation:
                 f"{config.data.batch_size} samples; lower data.batch_size or add clips"
             )
         self.batches = [next(loader) for _ in range(count)]
+        for batch in self.batches:
+            del batch["record"]  # not for the device
         quiet = without_dropout(config)
         self._loss = jax.jit(
             lambda params, batch, key: stage.loss(

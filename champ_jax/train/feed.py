@@ -1,6 +1,7 @@
 """Batches for the loop: one loader after another where clips grow, and a position that a checkpoint can hold."""
 
 import dataclasses
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from champ_jax.parallel.multihost import barrier, is_first
 from champ_jax.train.assemble import Assembled
 
 MEASURED = 32  # batches
+REMEMBERED = 64  # steps
 
 
 def clip_lengths(config) -> list[tuple[int, int]]:
@@ -38,6 +40,12 @@ class Feed:
         self.phases = clip_lengths(config)
         self.latents = _latent_cache(config, assembled, records, workdir)
         self._first_step, self._loader = None, None
+        self._numbers: OrderedDict[int, np.ndarray] = OrderedDict()  # of the records in a step's batch
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """{clip id: reason} of the training records that this process could not read so far."""
+        return dict(self.records.skipped)
 
     def _phase(self, step: int) -> tuple[int, int]:
         return max(phase for phase in self.phases if phase[0] <= step)
@@ -50,8 +58,16 @@ class Feed:
         return self._loader
 
     def next(self, step: int) -> Batch:
-        """The batch of a step; steps must be asked for in order."""
-        return next(self._open(step))
+        """The batch of a step; steps must be asked for in order. Where it comes from stays here: ask `clips`."""
+        batch = next(self._open(step))
+        self._numbers[step] = batch.pop("record")
+        if len(self._numbers) > REMEMBERED:
+            self._numbers.popitem(last=False)
+        return batch
+
+    def clips(self, step: int) -> list[str]:
+        """The clip ids, row by row, of this process's share of a step's batch; none for a step that is long past."""
+        return [self.records.infos[number].clip_id for number in self._numbers.get(step, ())]
 
     def get_state(self, step: int) -> dict[str, Any]:
         """Position after `step` batches, JSON-able."""
