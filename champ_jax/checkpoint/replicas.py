@@ -1,11 +1,11 @@
 """Arrays that several devices hold must be the same on all of them: a faulty device is found before its numbers are saved."""
 
 from collections import defaultdict
+from functools import cache
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from champ_jax.checkpoint.integrity import fingerprint, flatten
 from champ_jax.errors import UserError
@@ -22,21 +22,17 @@ class Diverged(UserError):
 def check_replicas(tree: Any) -> None:
     """Compares all copies of all arrays over all devices of all processes; each device sums up its own.
 
-    Raises Diverged in every process, naming arrays and devices.
+    tree: arrays with NamedShardings of one mesh. Raises Diverged in every process, naming arrays.
     """
     if jax.device_count() == 1:
         return
     arrays = flatten(tree)
-    sums = [[fingerprint(shard.data) for shard in _by_device(array)] for array in arrays.values()]
-    sums = np.array(jax.device_get(sums), np.uint32)  # [arrays, devices of this process]
-    if jax.process_count() > 1:
-        sums = np.concatenate(list(multihost_utils.process_allgather(sums)), 1)
+    sums = jax.device_get({path: _per_device(array.sharding.mesh, array.sharding.spec)(array) for path, array in arrays.items()})
     wrong = []
-    for (path, array), row in zip(arrays.items(), sums):
-        devices = sorted(array.sharding.device_set, key=_order)
-        values = defaultdict(set)
+    for path, array in arrays.items():
         places = array.sharding.devices_indices_map(array.shape)
-        for device, value in zip(devices, row):
+        values = defaultdict(set)
+        for device, value in zip(array.sharding.mesh.devices.flat, sums[path]):
             values[str(places[device])].add(int(value))
         if any(len(found) > 1 for found in values.values()):
             wrong.append(path)
@@ -48,9 +44,10 @@ def check_replicas(tree: Any) -> None:
         )
 
 
-def _order(device: jax.Device) -> tuple[int, int]:
-    return device.process_index, device.id
-
-
-def _by_device(array: jax.Array) -> list:
-    return sorted(array.addressable_shards, key=lambda shard: _order(shard.device))
+@cache
+def _per_device(mesh: Mesh, spec: PartitionSpec):
+    """A jitted function from an array laid out by `spec` to the fingerprints of each device's own part, uint32 [devices]."""
+    own = jax.shard_map(
+        lambda part: fingerprint(part)[None], mesh=mesh, in_specs=spec, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
+    )
+    return jax.jit(own, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -19,7 +19,7 @@ class Lock:
     A file with host, process and a count that grows every few seconds. A holder on this host is looked up by its process;
     one on another host is taken for dead when its count stands still, so no two clocks are ever compared. A folder whose
     holder died is taken over.
-    Raises WorkdirError on entering when another run is alive there.
+    Raises WorkdirError on entering when another run is alive there, or nothing can be written.
     """
 
     def __init__(self, directory: Path):
@@ -29,6 +29,15 @@ class Lock:
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
 
     def __enter__(self):
+        try:
+            self._take()
+        except OSError as error:
+            raise WorkdirError(f"cannot write to {self.path.parent}: {error}. Give another --workdir") from error
+        self._thread.start()
+        return self
+
+    def _take(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._create():
             holder = read(self.path)
             if holder is not None and holder["host"] != self._me["host"]:
@@ -39,8 +48,6 @@ class Lock:
                     f"another --workdir. If it is none of yours any more, remove {self.path}."
                 )
             self.path.unlink(missing_ok=True)
-        self._thread.start()
-        return self
 
     def __exit__(self, *_):
         self._ended.set()

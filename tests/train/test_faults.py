@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_hold_a_run(small, tmp_path, monkeypatch):
     """Rows 6 and 7: known before anything is compiled."""
     monkeypatch.setattr(loop, "compile_step", lambda *_: pytest.fail("compiled"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
+    with pytest.raises(WorkdirError, match="cannot write to"):
         loop.train(small("A"), tmp_path / "file" / "run")
 
 
