@@ -1,0 +1,58 @@
+"""What saving and waiting for data cost a run, as shares of its step time; saving beside training against waiting for the disk.
+
+    python -m benchmarks.stall --config quickstart:B --steps 120 --save 20
+
+Trains the configuration twice in one process, and reads the seconds by kind that the loop itself counts. Prints one line
+of JSON a run. The steps up to the first save, which compiles what it needs, are left out.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from champ_jax.checkpoint.store import Saver
+from champ_jax.config import load_config
+from champ_jax.train.loop import train
+
+
+def shares(config, workdir: Path, save: int) -> dict:
+    """Milliseconds a step by kind after the first save, and what of it stands still."""
+    train(config, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line["group"] == "seconds" and save < line["step"] < config.optim.steps]
+    steps = len(kept)
+    total = {kind: sum(line[kind] for line in kept) for kind in ("training", "input", "checkpoint")}
+    step = total["training"] + total["input"]
+    return {
+        "step_ms": round(1000 * step / steps, 1),
+        "input_share": round(total["input"] / step, 4),
+        "stall_ms_a_save": round(1000 * total["checkpoint"] / (steps // save), 1),
+        "stall_share": round(total["checkpoint"] / step, 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="quickstart:B")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--save", type=int, default=20, help="steps between saves")
+    args, overrides = parser.parse_known_args()
+    values = {"optim.steps": args.steps, "log.save": args.save, "log.scalars": 1, "log.evaluate": 10**6, "log.sample_steps": 0}
+    config = load_config(args.config, [f"--config.{name}={value}" for name, value in values.items()] + overrides)
+    beside = Saver.save
+
+    def and_wait(self, *arguments):
+        beside(self, *arguments)
+        self.wait()
+
+    for name, save in (("beside training", beside), ("waiting for the disk", and_wait)):
+        Saver.save = save
+        with tempfile.TemporaryDirectory() as folder:
+            figures = shares(config, Path(folder), args.save)
+            size = sum(path.stat().st_size for path in (Path(folder) / "checkpoints").rglob("*") if path.is_file()) / 2e6
+        print(json.dumps({"save": name, "checkpoint_mb": round(size), **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
