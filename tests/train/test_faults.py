@@ -44,7 +44,8 @@ def test_a_poisoned_batch_is_skipped_and_named(small, tmp_path, monkeypatch, cap
     (line,) = lines(tmp_path / "skipped.jsonl")
     assert line["step"] == 2 and len(line["clips"]) == 2 and all(clip.startswith("train") for clip in line["clips"])
     assert "step 2 is skipped" in capsys.readouterr().out
-    assert np.isfinite(lines(tmp_path / "metrics.jsonl")[-1]["training"])
+    losses = [line["loss"] for line in lines(tmp_path / "metrics.jsonl") if line["group"] == "train"]
+    assert np.isfinite(losses).tolist() == [True, False, True, True]
     assert read_status(tmp_path)["skipped_steps"] == {"count": 1, "latest": [2]}
 
 
