@@ -4,9 +4,10 @@
 and which geometry they belong to and where each clip begins.
 """
 
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class Latents:
-    """`latents[clip_id]`: float16 [n,h,w,c] of a clip's stored frames, read from disk as they are needed."""
+    """`latents[clip_id]`: float16 [n,h,w,c] of a clip's stored frames, read from disk as they are needed.
+
+    NaN where a frame could not be read when they were encoded.
+    """
 
     def __init__(self, rows: np.ndarray, clips: dict[str, tuple[int, int]]):
         self._rows, self._clips = rows, clips
@@ -45,6 +49,7 @@ def build_latents(
 
     encode: uint8 [N,H,W,3] to latents [N,h,w,c], called with `chunk` frames at a time; the last call of all is
     filled up, so a compiled function sees one shape. vae_hash: names the weights; see open_latents.
+    Frames that cannot be read become NaN, their records are skipped: UserError when these are too many.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -55,9 +60,10 @@ def build_latents(
         raise UserError(f"{records.where()}: zero frames with pixels, so nothing to encode.")
     temporary = data_path.with_suffix(".incomplete")
     rows, done = None, 0
-    for images in _chunks(records, size, chunk):
+    for images, lost in _chunks(records, size, chunk):
         count = min(chunk, total - done)
-        latents = np.asarray(encode(images), np.float16)
+        latents = np.array(encode(images), np.float16)
+        latents[lost] = np.nan
         if rows is None:
             shape = (total, *latents.shape[1:])
             rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
@@ -73,19 +79,28 @@ def build_latents(
     return open_latents(records, directory, vae_hash, size)
 
 
-def _chunks(records: Records, size: tuple[int, int], chunk: int):
-    """All stored frames in order as uint8 [chunk,H,W,3]; the last chunk repeats its last frame."""
-    batch = []
-    for number in range(len(records)):
-        clip = records[number]
+def _chunks(records: Records, size: tuple[int, int], chunk: int) -> Iterator[tuple[np.ndarray, list[bool]]]:
+    """All stored frames in order as (uint8 [chunk,H,W,3], [chunk] whether a frame is lost); the last chunk repeats its end."""
+    photos = (photo for number in range(len(records)) for photo in _photos(records, number, size))
+    missing = np.zeros((*size, 3), np.uint8)
+    while batch := list(itertools.islice(photos, chunk)):
+        batch += [batch[-1]] * (chunk - len(batch))
+        yield np.stack([missing if photo is None else photo for photo in batch]), [photo is None for photo in batch]
+
+
+def _photos(records: Records, number: int, size: tuple[int, int]) -> Iterator[np.ndarray | None]:
+    """The stored frames of a record, uint8 [H,W,3]; None for those that cannot be read."""
+    for clip in records.readable([number]):
         view = transforms.fit(clip.size, size, clip.person_box)
         for frame in range(clip.stored):
-            batch.append(view.photo(clip.image("frames", frame)))
-            if len(batch) == chunk:
-                yield np.stack(batch)
-                batch = []
-    if batch:
-        yield np.stack(batch + [batch[-1]] * (chunk - len(batch)))
+            try:
+                photo = view.photo(clip.image("frames", frame))
+            except UserError as error:
+                records.skip(number, error)
+                photo = None
+            yield photo
+        return
+    yield from itertools.repeat(None, records.infos[number].stored)
 
 
 def _layout(records: Records) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +288,16 @@ class Records:
         if self.keep:
             self._clips[number] = clip
         return clip
+
+    def readable(self, numbers: Iterable[int]) -> Iterator[Clip]:
+        """The clips of these numbers; the records that cannot be read are skipped."""
+        for number in numbers:
+            try:
+                clip = self[number]
+            except UserError as error:
+                self.skip(number, error)
+            else:
+                yield clip
 
     def _read(self, number: int) -> dict[str, Any]:
         """The fields of a record: arrays decoded, images still encoded."""

@@ -70,6 +70,8 @@ def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.ran
     if latents is None:
         sample |= _pixels(clip, targets, reference, view, colours)
     else:
+        if np.isnan([latents[frame].flat[0] for frame in (*targets, reference)]).any():
+            raise UserError(f"{clip.where}: a frame could not be read when latents were encoded. Delete the latent cache once it can.")
         photo = view.photo(clip.image("frames", reference))  # for the image encoder, which reads pixels
         sample |= {"latents": latents[targets], "reference_latents": latents[reference], "reference": photo}
     if motion_frames is not None:

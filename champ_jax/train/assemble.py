@@ -188,7 +188,8 @@ def _derive(described: dict) -> None:
 def with_pipeline_settings(described: dict[str, Any], config, records: Records) -> dict[str, Any]:
     """`described` with what inference must know of this stage's training; see infer.pipeline.PipelineSettings."""
     if config.stage == "A":
-        clip = next((records[i] for i, info in enumerate(records.infos) if info.music_dim), records[0])
+        # Python sorts stably: clips with music come first, in their order.
+        clip = next(records.readable(sorted(range(len(records)), key=lambda i: not records.infos[i].music_dim)))
         settings = {
             "motion_fps": 1.0 / clip.frame_seconds,
             "music_spec": clip["music_spec"].split("@")[0],
@@ -197,7 +198,7 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
     else:
         settings = {"size": [config.data.size] * 2, "guidance_strength": float(config.loss.condition_scale[1])}
     if config.stage == "C":
-        clip = next((records[i] for i, info in enumerate(records.infos) if info.stored > 1), None)
+        clip = next(records.readable(i for i, info in enumerate(records.infos) if info.stored > 1), None)
         if clip is None:
             raise UserError(f"{config.data.directory}, split {config.data.split}: stage C needs clips with frames, and none here has any")
         # Seconds between the frames of a training clip are the ones between the frames of a video.

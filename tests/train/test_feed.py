@@ -11,7 +11,7 @@ from champ_jax.data.loader import make_loader
 from champ_jax.data.records import open_records, write_records
 from champ_jax.errors import UserError
 from champ_jax.parallel.mesh import make_mesh
-from champ_jax.train.assemble import assemble
+from champ_jax.train.assemble import assemble, with_pipeline_settings
 from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import REMEMBERED, Feed
 from champ_jax.train.stages import STAGES
@@ -92,6 +92,24 @@ def test_skipped_records_are_counted_and_named(feed, small, damaged, tmp_path, m
         feed.next(step)
         clips += feed.clips(step)
     assert list(feed.skipped) == ["train2"] and set(clips) == {"train0", "train1", "train3"}
+
+
+@pytest.mark.parametrize("stage", ["A", "C"])
+def test_settings_come_from_a_clip_that_can_be_read(small, damaged, monkeypatch, stage):
+    """Row 20: the first record is as likely damaged as any."""
+    config = small(stage, data__directory=damaged)
+    records = open_records(damaged, "train")
+    expected = with_pipeline_settings({}, config, records)
+    monkeypatch.setattr(records_module, "MAX_BAD", 0.25)
+    read = records._read
+
+    def read_all_but_the_first(number):
+        if number == 0:
+            raise UserError("damaged")
+        return read(number)
+
+    monkeypatch.setattr(records, "_read", read_all_but_the_first)
+    assert with_pipeline_settings({}, config, records) == expected and list(records.skipped) == ["train0"]
 
 
 def test_validation_skips_too_and_ships_no_numbers(small, damaged, monkeypatch):
