@@ -77,7 +77,6 @@ class _ToSample:
 
     def __call__(self, item: int, rng: np.random.Generator | None = None) -> Sample:
         """The sample, with the number of its record. Raises UserError when too many records cannot be read."""
-        draws = rng.bit_generator.state if rng is not None else None
         failed: set[int] = set()
         for row in range(item, item + len(self.items)):
             number, slot, slots = (int(value) for value in self.items[row % len(self.items)])
@@ -88,8 +87,6 @@ class _ToSample:
             except Exception as error:  # besides UserError whatever NumPy and OpenCV find wrong with it
                 self.records.skip(number, error)
                 failed.add(number)
-            if rng is not None:
-                rng.bit_generator.state = draws  # failing may have drawn from it, or not
         raise UserError(f"{self.records.where()}: not one of the {len(failed)} records that samples come from can be read. "
                         "Copy the files again, or write the records again.")  # fmt: skip
 
