@@ -54,6 +54,8 @@ while :; do
     restarts="$((restarts + 1))" CHAMP_RESTARTED="$((CHAMP_RESTARTED + 1))"
     echo "supervise: ended with $code, from which it can go on: restart $restarts of $limit in $pause s" >&2
     sleep "$pause" &
-    wait "$!" || true
+    child="$!"
+    wait "$child" || true
+    child=""
     [ -z "$stopped" ] || exit "$code"
 done
