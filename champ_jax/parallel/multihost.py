@@ -3,8 +3,10 @@
 import faulthandler
 import hashlib
 import os
+import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +19,19 @@ from champ_jax.errors import UserError
 
 # For processes started by hand: address host:port of the first one, how many there are, and which one this is.
 COORDINATOR, COUNT, INDEX = "CHAMP_COORDINATOR", "CHAMP_PROCESSES", "CHAMP_PROCESS"
-TIMEOUT_SECONDS = 55
+TIMEOUT_SECONDS = 50
 HEARTBEAT_SECONDS = 30
 """After so long without a sign of life of one process JAX ends all the others (by itself after 100)."""
 LEAVING_SECONDS = 10
 LOST_PEER = 75
 LOSSES = ("gloo", "nccl", "coordination", "heartbeat", "unavailable", "deadline_exceeded", "connection reset", "connection closed")
 """Words of errors that say that another process went away."""
+
+
+class Unreachable(UserError):
+    """The other processes cannot be reached; when they are only late, starting again helps."""
+
+    exit_code = 75
 
 
 def initialise() -> None:
@@ -33,13 +41,17 @@ def initialise() -> None:
     Kubernetes or the TPU's metadata.
 
     Raises:
-      UserError: variables missing or wrong, nothing to be found, or the others do not answer within a minute.
+      UserError: variables missing or wrong, nothing to be found.
+      Unreachable: the first process does not answer within a minute, or its port is taken.
     """
     # When the first process dies, JAX aborts the others from a thread of its own: then their stacks are printed at least.
     faulthandler.enable()
     try:
+        given = _from_environment()
+        if given:
+            _check_address(given["coordinator_address"], first=given["process_id"] == 0)
         jax.distributed.initialize(
-            **_from_environment(),
+            **given,
             initialization_timeout=TIMEOUT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=LEAVING_SECONDS,
@@ -62,7 +74,36 @@ def _from_environment() -> dict:
         "coordinator_address": given[COORDINATOR],
         "num_processes": int(given[COUNT]),
         "process_id": int(given[INDEX]),
+        # Otherwise SLURM's variables, where there are any, would still decide which GPUs this process may use.
+        "cluster_detection_method": "deactivate",
     }
+
+
+def _check_address(address: str, first: bool) -> None:
+    """Raises Unreachable unless the first process can listen there, or the others can connect to it: JAX would only abort."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"{COORDINATOR}={address}: expected host:port")
+    if first:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a dead run left behind is free
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise Unreachable(f"port {port} of this machine cannot be used: {error}. Choose another in {COORDINATOR}") from error
+        return
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise Unreachable(
+                    f"process 0 does not answer at {COORDINATOR}={address} after {TIMEOUT_SECONDS} s: {error}. Is the address that of "
+                    "the machine with process 0, does it run there, and does the network let the port through?"
+                ) from error
+        time.sleep(1)
 
 
 @contextmanager

@@ -22,12 +22,15 @@ class StopRequest:
     def __init__(self):
         self.exit_code = 0
         self._previous = {}
+        self._calls = 0
 
-    def asked(self, step: int) -> int:
-        """The exit code to stop with after this step, the same in every process, or 0."""
-        if jax.process_count() > 1:
-            return PREEMPTED if multihost_utils.reached_preemption_sync_point(step) else 0
-        return self.exit_code
+    def asked(self) -> int:
+        """The exit code to stop with after this step, the same in every process, or 0; to be called once a step."""
+        if jax.process_count() == 1:
+            return self.exit_code
+        # Counted from 0 in every life of a run: JAX expects that, or a signal before the first call would be lost.
+        self._calls += 1
+        return PREEMPTED if multihost_utils.reached_preemption_sync_point(self._calls - 1) else 0
 
     def __enter__(self):
         if jax.process_count() > 1:

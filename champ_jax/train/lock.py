@@ -104,13 +104,14 @@ def alive(path: Path, holder: dict, seconds: float = DEAD_SECONDS) -> bool:
 
 def _started(process: int) -> str | None:
     """What tells a process from a later one with the same number, or None when there is none: its start in clock ticks."""
+    if not Path("/proc/self/stat").exists():  # macOS
+        try:
+            os.kill(process, 0)
+        except OSError:
+            return None
+        return "unknown"
     try:
         # The name of the program stands in parentheses and may hold anything: the fields are counted behind it.
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    try:
-        os.kill(process, 0)
-        return "unknown"  # no /proc, as on macOS
     except OSError:
         return None

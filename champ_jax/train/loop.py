@@ -2,11 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from champ_jax.checkpoint import store
 from champ_jax.checkpoint.replicas import check_replicas
@@ -15,7 +17,7 @@ from champ_jax.data.records import open_records
 from champ_jax.errors import UserError, WorkdirError
 from champ_jax.parallel.mesh import make_mesh, shard_batch
 from champ_jax.parallel.multihost import barrier, check_same, is_first, of_first, say
-from champ_jax.train.assemble import assemble, export_weights
+from champ_jax.train.assemble import Assembled, assemble, export_weights
 from champ_jax.train.check import check, check_model
 from champ_jax.train.compiled import compile_step
 from champ_jax.train.evaluation import Evaluation
@@ -42,89 +44,107 @@ def train(config, workdir: str | Path, resume: str = "auto", profile: tuple[int,
     Raises UserError before any compilation for what the user can mend; Stopped (exit code 75 or 143) after Ctrl-C or a
     termination signal, once the state is saved.
     """
-    workdir, started = Path(workdir), time.monotonic()
+    workdir, started, timing = Path(workdir), time.monotonic(), Timing()
     check(config)
-    timing = Timing()
     with held(workdir), Watchdog(timing):
         with timing("start"):
-            records = open_records(config.data.directory, config.data.split, keep=config.data.cache)
-            assembled = assemble(config, records)
-            check_model(config, assembled)
-            assembled = standardise(config, assembled, records)
-            mesh = make_mesh(config.mesh)
-            check_same(f"{config_hash(config)} {assembled.frozen_hash}", "the configuration, or a file of weights,")
-            feed = Feed(config, assembled, records, workdir)
-            evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
-            step_fn, described, new_state = compile_step(config, assembled, mesh)
-            saver = store.Saver(workdir / "checkpoints", KEEP)
-            saver.check_room(described)
-            state, first = start(config, assembled, workdir, resume, described, new_state, feed, mesh)
-            if is_first():
-                write_record(config, workdir / "config.json")
-        total, every = config.optim.steps, config.log
-        window = Profile(workdir / "profile", *profile) if profile else None
-
-        def save(step: int, state: TrainState) -> None:
-            check_replicas(state)
-            saver.save(step, state, describe_run(config, assembled, feed, step))
-
-        def validate(step: int, state: TrainState, log: MetricLog) -> None:
-            with timing("evaluation"):
-                evaluation.run(state, step, log, workdir)
-                barrier("evaluated")  # process 0 alone samples: the others wait here, not in a step
-
-        with (
-            MetricLog(workdir, first, config.log.wandb) if is_first() else SilentLog() as log,
-            StopRequest() as stop,
-            saver,
-            ProgressLine(f"stage {config.stage}", first, total, shown=is_first()) as progress,
-        ):
-            if not of_first(len(log.validation)):
-                validate(first, state, log)
-            skips = Skips(workdir, feed)
-            shapes, pending = None, None
-            for done in range(first + 1, total + 1):
-                with timing("input"):
-                    batch = shard_batch(feed.next(done - 1), mesh)
-                known, shapes = shapes, jax.tree.map(lambda array: array.shape, batch)
-                with timing("training" if shapes == known else "compile"), explained_memory(config):
-                    if window:
-                        window.at(done)
-                    state, metrics = step_fn(state, batch)
-                    # One step late: the devices have the next one to do while this process reads the last one's figures.
-                    if pending:
-                        skips.look(*pending)
-                    pending = done, metrics
-                last, stopped = done == total, stop.asked(done)
-                if done % every.scalars == 0 or last or stopped:
-                    with timing("training"):
-                        metrics = jax.device_get(metrics)
-                    log.scalars(done, "train", metrics)
-                    log.scalars(done, "seconds", timing.take())
-                    progress.update(done, float(metrics["loss"]))
-                if done % every.evaluate == 0 or last:
-                    validate(done, state, log)
-                if done % every.save == 0 or last or stopped:
-                    with timing("checkpoint"):
-                        save(done, state)
-                if stopped and not last:
-                    with timing("checkpoint"):
-                        saver.wait()
-                    say(f"saved step {done} in {workdir}; the same command goes on from there")
-                    raise Stopped(stopped)
-            if pending:
-                skips.look(*pending)
-            with timing("checkpoint"):
-                saver.wait()
+            run, state, first = prepare(config, workdir, resume, timing)
+        with MetricLog(workdir, first, config.log.wandb) if is_first() else SilentLog() as log, run.saver:
+            state = take_steps(run, state, first, log, Profile(workdir / "profile", *profile) if profile else None)
         with timing("checkpoint"):
-            weights = export_weights(workdir / "weights", state, assembled)
+            weights = export_weights(workdir / "weights", state, run.assembled)
     return {
         "first": log.validation[0] if log.validation else math.nan,
         "last": log.validation[-1] if log.validation else math.nan,
-        "steps": total,
+        "steps": config.optim.steps,
         "seconds": time.monotonic() - started,
         "weights": str(weights),
     }
+
+
+class Run(NamedTuple):
+    """What a run is made of and does not change."""
+
+    config: Any
+    workdir: Path
+    assembled: Assembled
+    mesh: Mesh
+    feed: Feed
+    step_fn: Callable
+    evaluation: Evaluation
+    saver: store.Saver
+    timing: Timing
+
+    def validate(self, step: int, state: TrainState, log: MetricLog) -> None:
+        """Validation losses and samples."""
+        with self.timing("evaluation"):
+            self.evaluation.run(state, step, log, self.workdir)
+            barrier("evaluated")  # process 0 alone samples: the others wait here, not in a step
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begins a checkpoint that a resumed run continues from bit for bit."""
+        with self.timing("checkpoint"):
+            check_replicas(state)
+            self.saver.save(step, state, describe_run(self.config, self.assembled, self.feed, step))
+
+
+def prepare(config, workdir: Path, resume: str, timing: Timing) -> tuple[Run, TrainState, int]:
+    """The run, its state, and the number of steps done; everything that can be refused is refused here."""
+    records = open_records(config.data.directory, config.data.split, keep=config.data.cache)
+    assembled = assemble(config, records)
+    check_model(config, assembled)
+    assembled = standardise(config, assembled, records)
+    mesh = make_mesh(config.mesh)
+    check_same(f"{config_hash(config)} {assembled.frozen_hash}", "the configuration, or a file of weights,")
+    step_fn, described, new_state = compile_step(config, assembled, mesh)
+    saver = store.Saver(workdir / "checkpoints", KEEP)
+    saver.check_room(described)
+    feed = Feed(config, assembled, records, workdir)
+    evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
+    state, first = start(config, assembled, workdir, resume, described, new_state, feed, mesh)
+    if is_first():
+        write_record(config, workdir / "config.json")
+    return Run(config, workdir, assembled, mesh, feed, step_fn, evaluation, saver, timing), state, first
+
+
+def take_steps(run: Run, state: TrainState, first: int, log: MetricLog, profile: "Profile | None") -> TrainState:
+    """The loop; returns the last state. Raises Stopped once the state is saved after a signal."""
+    config, timing, total = run.config, run.timing, run.config.optim.steps
+    skips, shapes, pending = Skips(run.workdir, run.feed), None, None
+    if not of_first(len(log.validation)):
+        run.validate(first, state, log)
+    with StopRequest() as stop, ProgressLine(f"stage {config.stage}", first, total, shown=is_first()) as progress:
+        for done in range(first + 1, total + 1):
+            with timing("input"):
+                batch = shard_batch(run.feed.next(done - 1), run.mesh)
+            known, shapes = shapes, jax.tree.map(lambda array: array.shape, batch)
+            with timing("training" if shapes == known else "compile"), explained_memory(config):
+                if profile:
+                    profile.at(done)
+                state, metrics = run.step_fn(state, batch)
+                # One step late: the devices have the next one to do while this process reads the last one's figures.
+                if pending:
+                    skips.look(*pending)
+                pending = done, metrics
+            last, stopped = done == total, stop.asked()
+            if done % config.log.scalars == 0 or last or stopped:
+                with timing("training"), explained_memory(config):
+                    metrics = jax.device_get(metrics)
+                log.scalars(done, "train", metrics)
+                log.scalars(done, "seconds", timing.take())
+                progress.update(done, float(metrics["loss"]))
+            if done % config.log.evaluate == 0 or last:
+                run.validate(done, state, log)
+            if done % config.log.save == 0 or last or stopped:
+                run.save(done, state)
+            if last or stopped:
+                skips.look(*pending)
+                with timing("checkpoint"):
+                    run.saver.wait()
+            if stopped and not last:
+                say(f"saved step {done} in {run.workdir}; the same command goes on from there")
+                raise Stopped(stopped)
+    return state
 
 
 @contextmanager

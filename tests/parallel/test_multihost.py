@@ -121,3 +121,36 @@ def test_some_of_our_variables_are_not_enough(monkeypatch, given):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="go together"):
         initialised(monkeypatch)
+
+
+def late(monkeypatch, address: str, index: int):
+    """What process `index` says of an address."""
+    monkeypatch.setattr(multihost, "TIMEOUT_SECONDS", 1)
+    for name, value in {"CHAMP_COORDINATOR": address, "CHAMP_PROCESSES": "2", "CHAMP_PROCESS": str(index)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        initialised(monkeypatch)
+    return error.value
+
+
+def test_a_port_that_is_taken(monkeypatch):
+    """Row 29: JAX itself ends with a segmentation fault."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        error = late(monkeypatch, f"127.0.0.1:{port}", 0)
+    assert f"port {port} of this machine cannot be used" in str(error) and error.exit_code == 75
+
+
+def test_nobody_at_the_address(monkeypatch):
+    """Row 29: JAX itself aborts after a minute."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    error = late(monkeypatch, address, 1)
+    assert f"process 0 does not answer at CHAMP_COORDINATOR={address}" in str(error) and error.exit_code == 75
+
+
+def test_an_address_without_a_port(monkeypatch):
+    assert "expected host:port" in str(late(monkeypatch, "gpu7", 1))

@@ -32,7 +32,7 @@ class StopAfter:
     def __exit__(self, *_):
         pass
 
-    def asked(self, step):
+    def asked(self):
         self.done += 1
         return RESUMABLE if self.done > self.steps - 1 else 0
 
