@@ -130,7 +130,7 @@ def take_steps(run: Run, state: TrainState, first: int, log: MetricLog, profile:
             if done % config.log.scalars == 0 or last or stopped:
                 with timing("training"), explained_memory(config):
                     metrics = jax.device_get(metrics)
-                log.scalars(done, "train", metrics)
+                log.scalars(done, "train", {**metrics, "skipped_records": len(run.feed.skipped)})
                 log.scalars(done, "seconds", timing.take())
                 progress.update(done, float(metrics["loss"]))
             if done % config.log.evaluate == 0 or last:
