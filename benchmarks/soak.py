@@ -21,7 +21,7 @@ from champ_jax.checkpoint import store
 from tests.train.conftest import M2P, write_clips
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS_A_KILL, SAVE_EVERY = 8, 4
+STEPS_A_KILL, SAVE_EVERY = 6, 4
 CONFIG = """
 import json
 from ml_collections import ConfigDict
@@ -67,25 +67,31 @@ def newest(workdir: Path) -> int:
     return max((step for step, state in store.describe_steps(workdir / "checkpoints") if state == "valid"), default=0)
 
 
-def saving(workdir: Path) -> bool:
-    """Whether a step is on its way to the disk."""
-    return any(not (step / "manifest.json").exists() for step in (workdir / "checkpoints").glob("[0-9]*[0-9]"))
+def unfinished(workdir: Path) -> set[int]:
+    """The folders, by inode, of steps that have no manifest: on their way to the disk, or left behind by a kill."""
+    found = set()
+    for step in (workdir / "checkpoints").glob("[0-9]*[0-9]"):
+        try:
+            inode = step.stat().st_ino
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        found |= set() if (step / "manifest.json").exists() else {inode}
+    return found
 
 
 def kill_once(config: Path, workdir: Path, draw: random.Random) -> dict:
     """Starts the run, kills it, and says where that was."""
-    before = newest(workdir)
+    before, left = newest(workdir), unfinished(workdir)
     process = start(config, workdir)
     while last_step(workdir) <= before:  # until it trains
         if process.poll() is not None:
             sys.exit(f"error: the run ended by itself with {process.returncode}, see {workdir.with_suffix('.log')}")
         time.sleep(0.005)
-    within, steps = draw.random() < 0.5, draw.randrange(1, 2 * STEPS_A_KILL - 2)
-    pause = draw.random() * 0.05
-    while process.poll() is None and not (saving(workdir) if within else last_step(workdir) >= before + steps):
+    within, steps, pause = draw.random() < 0.5, draw.randrange(1, 2 * STEPS_A_KILL - 2), draw.random() * 0.02
+    while process.poll() is None and not (unfinished(workdir) - left if within else last_step(workdir) >= before + steps):
         time.sleep(0.001)
     time.sleep(pause)
-    inside = saving(workdir)
+    inside = bool(unfinished(workdir) - left)
     process.kill()
     process.wait()
     return {"from": before, "killed_at": last_step(workdir), "within_save": inside, "kept": newest(workdir)}
@@ -115,7 +121,7 @@ def main() -> None:
     finish(config, folder / "killed")
     manifests = [json.loads((folder / run / f"checkpoints/{newest(folder / run):08d}/manifest.json").read_text())
                  for run in ("unbroken", "killed")]  # fmt: skip
-    weights = [b"".join(path.read_bytes() for path in sorted((folder / run / "weights").glob("*.safetensors")))
+    weights = [b"".join(path.read_bytes() for path in sorted((folder / run / "weights").rglob("*.safetensors")))
                for run in ("unbroken", "killed")]  # fmt: skip
     result = {
         "kills": len(kills),
