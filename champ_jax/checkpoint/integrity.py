@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from champ_jax.errors import UserError
+
 MANIFEST = "manifest.json"
 FORMAT = 2
 CHUNK = 1 << 22  # bytes
@@ -149,6 +151,7 @@ def read_manifest(directory: Path, step: int) -> dict:
 
     Raises:
       Corrupt: missing, unreadable or edited manifest; a file that is missing, has another size, or does not belong there.
+      UserError: another version of champ_jax wrote it. It is sound, and must not be taken for damaged.
     """
     try:
         text = (directory / MANIFEST).read_text()
@@ -161,7 +164,10 @@ def read_manifest(directory: Path, step: int) -> dict:
     if text != _text(content):
         raise Corrupt(f"its {MANIFEST} was changed after it was written")
     if content["format"] != FORMAT:
-        raise Corrupt(f"its format is {content['format']}, this version of champ_jax reads {FORMAT}")
+        raise UserError(
+            f"checkpoint {directory} has format {content['format']}, this version of champ_jax reads {FORMAT}: go on with the version "
+            "that wrote it, or in another workdir"
+        )
     if content["step"] != step:
         raise Corrupt(f"its {MANIFEST} is that of step {content['step']}")
     for name, (size, _) in content["files"].items():

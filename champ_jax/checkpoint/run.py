@@ -45,7 +45,7 @@ def _from_run(path: Path, shapes_only: bool) -> tuple[dict[str, Any], dict[str, 
     step = store.latest(path / "checkpoints")
     if step is None:
         raise UserError(f"{path} holds neither weights (config.json and a folder for each component) nor checkpoints of a training run")
-    manifest = read_manifest(path / "checkpoints" / f"{step:08d}")
+    manifest = read_manifest(path / "checkpoints" / f"{step:08d}", step)
     abstract = {key: jax.ShapeDtypeStruct(tuple(array["shape"]), jnp.dtype(array["dtype"])) for key, array in manifest["arrays"].items()}
     arrays, meta = (abstract, manifest["meta"]) if shapes_only else store.restore(path / "checkpoints", step, abstract)
     if "model" not in meta:

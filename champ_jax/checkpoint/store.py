@@ -8,6 +8,7 @@ not what its manifest says is set aside as `00000100.bad`, and the one before is
 import logging
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,24 @@ from champ_jax.checkpoint.integrity import (
 )
 from champ_jax.errors import UserError, WorkdirError
 
-ARRAYS, BAD = "arrays", ".bad"
+ARRAYS, BAD, FAILED = "arrays", ".bad", "failed"
+LOOK_SECONDS = 1.0
+"""Between looks for a process whose part of a save failed."""
 log = logging.getLogger(__name__)
 
 
 class Saver:
     """Writes the steps of a run into `directory`, one at a time, while training goes on; keeps the newest `keep` of them.
 
-    A context manager: leaving it waits for the save under way. All methods are called by all processes, in the same order.
+    A context manager: leaving it waits for the save under way, and only warns when that failed; `wait` raises. All methods
+    are called by all processes, in the same order.
     """
 
     def __init__(self, directory: str | Path, keep: int):
         self.directory, self.keep = Path(directory).absolute(), keep
         self._thread: threading.Thread | None = None
         self._step: int | None = None
+        self._size = 0
         self._error: Exception | None = None
         self._failed = 0  # saves in a row
 
@@ -50,8 +55,11 @@ class Saver:
         return self
 
     def __exit__(self, *_):
+        # No collective here: an exception may have brought this process alone to leave.
         if self._thread is not None:
             self._thread.join()
+        if self._error is not None:
+            log.warning("%s", self._message(self._error))
 
     def check_room(self, state_tree: Any) -> None:
         """Raises WorkdirError when the folder cannot be made and written, or has no room for the checkpoints of a run.
@@ -60,7 +68,7 @@ class Saver:
         """
         size = array_bytes(flatten(state_tree))
         # One more than are kept, because an old one goes after the new one is whole.
-        missing = self.keep + 1 - min(len(steps(self.directory)), self.keep)
+        missing = self.keep + 1 - min(len(_whole(self.directory)), self.keep)
         _agree(_room(self.directory, missing * size) if jax.process_index() == 0 else None, WorkdirError)
 
     def save(self, step: int, state_tree: Any, meta: dict) -> None:
@@ -76,16 +84,15 @@ class Saver:
         """
         if (error := self._join()) is not None:
             self._failed += 1
-            message = f"cannot save step {self._step} in {self.directory}: {error}"
             if self._failed > 1:
-                raise UserError(f"{message}. The newest valid checkpoint is kept") from error
-            log.warning("%s; trying again with step %d", message, step)
+                raise UserError(self._message(error)) from error
+            log.warning("%s; trying again with step %d", self._message(error), step)
         else:
             self._failed = 0
         folder, arrays = _folder(self.directory, step), flatten(state_tree)
         _agree(_prepare(folder, array_bytes(arrays)) if jax.process_index() == 0 else None, UserError)
         described = describe(arrays)
-        self._step = step
+        self._step, self._size = step, array_bytes(arrays)
         try:
             written = ocp.save_async(folder / ARRAYS, arrays)
         except Exception as error:  # Orbax and tensorstore raise whatever fits them
@@ -97,7 +104,11 @@ class Saver:
     def wait(self) -> None:
         """Returns when the newest save is valid on the disk, in every process. Raises UserError when it failed."""
         if (error := self._join()) is not None:
-            raise UserError(f"cannot save step {self._step} in {self.directory}: {error}. The newest valid checkpoint is kept") from error
+            raise UserError(self._message(error)) from error
+
+    def _message(self, error: Exception) -> str:
+        takes = f"which takes {self._size / 1e6:.0f} MB"
+        return f"cannot save step {self._step} in {self.directory}, {takes}: {error}. The newest valid checkpoint is kept"
 
     def _join(self) -> Exception | None:
         """Waits for the save under way; what went wrong with it, in any process."""
@@ -112,18 +123,49 @@ class Saver:
     def _finish(self, written, folder: Path, step: int, described: dict, meta: dict) -> None:
         """Runs beside training: no collective of the devices may be used here."""
         try:
-            # Returns in each process when all of them have written all: Orbax has them wait for each other.
-            written.result()
+            _all_written(written, folder)
             if jax.process_index() == 0:
                 write_manifest(folder, step, described, meta)
-                _prune(self.directory, self.keep)
         except Exception as error:
             self._discard(folder, error)
+            return
+        if jax.process_index() == 0:
+            try:
+                _prune(self.directory, self.keep)
+            except OSError as error:  # the new step is valid all the same
+                log.warning("old checkpoints in %s cannot be removed: %s", self.directory, error)
 
     def _discard(self, folder: Path, error: Exception) -> None:
         self._error = error
         if jax.process_index() == 0:
             shutil.rmtree(folder, ignore_errors=True)
+        else:
+            _mark_failed(folder)
+
+
+def _all_written(written, folder: Path) -> None:
+    """Returns when all processes have written all: Orbax has them wait for each other. Raises as soon as one has failed.
+
+    Orbax alone would let the others wait for 20 minutes. They share the folder: one that fails leaves a file there, and
+    process 0 removes the folder.
+    """
+    while True:
+        began = time.monotonic()
+        try:
+            return written.result(timeout=LOOK_SECONDS)
+        except TimeoutError:
+            if time.monotonic() - began < LOOK_SECONDS:  # it is not ours
+                raise
+            if not folder.exists() or (folder / FAILED).exists():
+                raise OSError("another process could not write its part; its log says why") from None
+
+
+def _mark_failed(folder: Path) -> None:
+    """Tells the other processes that this one cannot write its part."""
+    try:
+        (folder / FAILED).touch()
+    except OSError as error:
+        log.warning("%s cannot be marked as failed, the other processes will notice late: %s", folder, error)
 
 
 def restore_newest(directory: str | Path, abstract_tree: Any) -> tuple[Any, dict, int] | None:
@@ -139,7 +181,7 @@ def restore_newest(directory: str | Path, abstract_tree: Any) -> tuple[Any, dict
 
     Raises:
       WorkdirError: there are steps, but none is valid. Starting anew without a word would throw the run away.
-      UserError: the step holds other arrays than the tree (lists the keys).
+      UserError: the step holds other arrays than the tree (lists the keys), or was written by another version.
     """
     found = _of_first(steps(directory))
     wanted = flatten(abstract_tree)
@@ -171,6 +213,11 @@ def steps(directory: str | Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
+def _whole(directory: Path) -> list[int]:
+    """The steps that were saved to the end, in rising order; nothing of them is checked."""
+    return [step for step in steps(directory) if (_folder(directory, step) / MANIFEST).exists()]
+
+
 def describe_steps(directory: str | Path) -> list[tuple[int, str]]:
     """(step, "valid", "unfinished" or what is wrong) of all steps in rising order, from manifests and file sizes alone."""
     found = []
@@ -179,7 +226,7 @@ def describe_steps(directory: str | Path) -> list[tuple[int, str]]:
         try:
             read_manifest(folder, step)
             found.append((step, "valid"))
-        except Corrupt as error:
+        except (Corrupt, UserError) as error:
             found.append((step, str(error) if (folder / MANIFEST).exists() else "unfinished"))
     return found
 
@@ -187,6 +234,19 @@ def describe_steps(directory: str | Path) -> list[tuple[int, str]]:
 def latest(directory: str | Path) -> int | None:
     """The newest step that is valid by its manifest and file sizes; reads nothing else and changes nothing."""
     return max((step for step, state in describe_steps(directory) if state == "valid"), default=None)
+
+
+def restore(directory: str | Path, step: int, abstract_tree: Any) -> tuple[Any, dict]:
+    """Reads one step as `restore_newest` does, but changes nothing on the disk: for looking into a run of somebody else.
+
+    Returns (tree, meta as saved). Raises UserError when the step is damaged, or holds other arrays than the tree.
+    """
+    folder = _folder(directory, step)
+    try:
+        arrays, meta = _restore(folder, step, flatten(abstract_tree))
+    except Corrupt as error:
+        raise UserError(f"checkpoint {folder} is damaged: {error}. Training on sets it aside and takes the one before") from error
+    return jax.tree.unflatten(jax.tree.structure(abstract_tree), list(arrays.values())), meta
 
 
 def _folder(directory: str | Path, step: int) -> Path:
@@ -198,8 +258,9 @@ def _restore(folder: Path, step: int, wanted: dict[str, Any]) -> tuple[dict[str,
     error = content = arrays = None
     try:
         content = read_manifest(folder, step)
-        if jax.process_index() == 0:
-            check_files(folder, content["files"])
+        # Every file is read once more than Orbax does, by one of the processes.
+        largest_first = sorted(content["files"].items(), key=lambda item: -item[1][0])
+        check_files(folder, dict(largest_first[jax.process_index() :: jax.process_count()]))
     except Corrupt as found:
         error = found
     _together(error)
@@ -259,8 +320,7 @@ def _set_aside_steps(directory: str | Path) -> list[int]:
     """The numbers of all steps that were set aside, and of those that have a manifest and yet cannot be used."""
     directory = Path(directory)
     names = [path.name for path in directory.glob(f"[0-9]*{BAD}*")] if directory.is_dir() else []
-    unusable = [step for step in steps(directory) if (_folder(directory, step) / MANIFEST).exists()]
-    return [int(name.partition(".")[0]) for name in names] + unusable
+    return [int(name.partition(".")[0]) for name in names] + _whole(directory)
 
 
 def _room(folder: Path, size: int) -> str | None:
@@ -289,10 +349,9 @@ def _prepare(folder: Path, size: int) -> str | None:
 
 def _prune(directory: Path, keep: int) -> None:
     """Removes all but the newest `keep` steps that have a manifest, and what unfinished saves before them left."""
-    found = steps(directory)
-    whole = [step for step in found if (_folder(directory, step) / MANIFEST).exists()]
-    for step in found:
-        if step < whole[-keep:][0]:
+    oldest = _whole(directory)[-keep:][0]
+    for step in steps(directory):
+        if step < oldest:
             # The manifest goes first: a removal that is cut off must not look like damage.
             (_folder(directory, step) / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(_folder(directory, step), ignore_errors=True)

@@ -285,6 +285,52 @@ def test_a_failed_save_is_tried_again_once(saved, monkeypatch, caplog):
     assert [step for step, _ in store.describe_steps(saved)] == [10, 20, 40]
 
 
+def test_leaving_without_waiting_warns_of_a_failed_save(saved, monkeypatch, caplog):
+    """Row 5: an exception elsewhere must not hide that the newest step is not there."""
+    monkeypatch.setattr(store, "write_manifest", lambda *_: 1 / 0)
+    with Saver(saved, 5) as saver:
+        saver.save(30, make_state(30), {})
+    assert "cannot save step 30" in caplog.text
+    assert store.steps(saved) == [10, 20]
+
+
+def test_old_steps_that_cannot_be_removed_do_not_cost_the_new_one(saved, monkeypatch, caplog):
+    monkeypatch.setattr(store, "_prune", lambda *_: os.remove(saved / "nothing"))
+    save(saved, 30, make_state(30), {}, keep=1)
+    assert restored_step(saved) == 30
+    assert "cannot be removed" in caplog.text
+
+
+def test_unfinished_steps_take_no_part_in_the_room_that_is_needed(saved, monkeypatch):
+    """Row 6: of three checkpoints, two are there; a folder that a crash left is none."""
+    size = integrity.array_bytes(integrity.flatten(make_state()))
+    usage = shutil.disk_usage(saved)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=size))
+    Saver(saved, 2).check_room(abstract(make_state()))
+    (saved / "00000020" / integrity.MANIFEST).unlink()
+    with pytest.raises(WorkdirError, match="no room"):
+        Saver(saved, 2).check_room(abstract(make_state()))
+
+
+def test_a_step_of_another_version_is_refused_and_left_alone(saved, monkeypatch):
+    monkeypatch.setattr(integrity, "FORMAT", integrity.FORMAT + 1)
+    with pytest.raises(UserError, match="00000020 has format 2, this version of champ_jax reads 3") as error:
+        restore_newest(saved, abstract(make_state()))
+    assert error.value.exit_code == 2 and store.steps(saved) == [10, 20]
+    assert [step for step, state in store.describe_steps(saved) if "format" in state] == [10, 20]
+
+
+def test_reading_one_step_changes_nothing(saved):
+    """A model is also taken from runs of others."""
+    tree, meta = store.restore(saved, 10, abstract(make_state()))
+    assert_same_bits(tree, make_state(10))
+    assert meta["data"] == {"index": 10}
+    flip(largest(saved / "00000010"), 1000)
+    with pytest.raises(UserError, match="00000010 is damaged"):
+        store.restore(saved, 10, abstract(make_state()))
+    assert store.steps(saved) == [10, 20]
+
+
 KILLED_WHILE_SAVING = """
 import os, sys
 import jax.numpy as jnp
