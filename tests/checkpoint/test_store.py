@@ -357,7 +357,8 @@ print("survived")
 POINTS = {
     "before the folder": ("store", "_prepare", 0, 2),
     "before the arrays": ("orbax", "save_async", 0, 2),
-    "as the thread begins": ("store", "write_manifest", 0, 2),
+    "while the arrays are written": ("store", "_all_written", 0, 2),
+    "after the arrays": ("store", "write_manifest", 0, 2),
     "within the checksums": ("integrity", "file_checksums", 0, 2),
     "before the manifest is flushed": ("os", "fsync", 0, 2),
     "before the rename": ("os", "replace", 0, 2),
@@ -370,7 +371,7 @@ POINTS = {
 
 @pytest.mark.parametrize(("module", "name", "count", "kept"), POINTS.values(), ids=POINTS)
 def test_killed_while_saving(tmp_path, module, name, count, kept):
-    """Row 2: at ten points of a save."""
+    """Row 2: at eleven points of a save."""
     command = [sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path), module, name, str(count)]
     assert subprocess.run(command, cwd=REPOSITORY, env=os.environ).returncode == 9
     wanted = {"x": jax.ShapeDtypeStruct((50_000,), jnp.float32), "y": {"z": jax.ShapeDtypeStruct((3,), jnp.float32)}}
