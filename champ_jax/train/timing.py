@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 KINDS = ("start", "compile", "training", "input", "checkpoint", "evaluation")
 """Reading weights and data; the first step of every batch shape; waiting for steps, for batches, for saves; validation."""
-SHORTEST_SECONDS, FIRST_SECONDS, FACTOR = 45.0, 3600.0, 10.0
-"""The least time anything may take, the most that what was never timed may take, and how many medians are too many."""
+SHORTEST_SECONDS = {"training": 45.0, "input": 45.0, "checkpoint": 1800.0, "evaluation": 300.0}
+"""What each kind may take in any case. A save mostly returns at once, but the one that waits for the disk must not be ended."""
+FIRST_SECONDS, FACTOR = 3600.0, 10.0
+"""The most that what was never timed may take, and how many medians are too many."""
 REMEMBERED = 100
 HUNG = 75
 
@@ -50,7 +52,9 @@ class Timing:
         """Seconds after which work of this kind counts as hung."""
         lasted = list(self._lasted[kind])
         # The first of a kind may compile; a process cannot know how long.
-        return max(SHORTEST_SECONDS, FACTOR * statistics.median(lasted)) if len(lasted) > 1 else FIRST_SECONDS
+        if kind not in SHORTEST_SECONDS or len(lasted) < 2:
+            return FIRST_SECONDS
+        return max(SHORTEST_SECONDS[kind], FACTOR * statistics.median(lasted))
 
 
 class Watchdog:

@@ -9,7 +9,7 @@ from champ_jax.train.timing import KINDS, Timing
 HANGS = """
 import sys, time
 from champ_jax.train import timing
-timing.SHORTEST_SECONDS = 0.5
+timing.SHORTEST_SECONDS["training"] = 0.5
 clock = timing.Timing()
 with timing.Watchdog(clock, every_seconds=0.1):
     for _ in range(5):
@@ -47,9 +47,11 @@ def test_the_limit_follows_what_was_seen():
     clock = Timing()
     assert clock.limit("training") == timing.FIRST_SECONDS
     clock._lasted["training"] += [0.1] * 50
-    assert clock.limit("training") == timing.SHORTEST_SECONDS
+    assert clock.limit("training") == timing.SHORTEST_SECONDS["training"]
     clock._lasted["training"] += [20.0] * 100
     assert clock.limit("training") == 200.0
+    clock._lasted["checkpoint"] += [0.1] * 50
+    assert clock.limit("checkpoint") > 600, "the last save waits for the disk"
 
 
 def test_nothing_is_watched_between():
