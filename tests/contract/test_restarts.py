@@ -52,7 +52,12 @@ def start(program: Path, *command: str, **settings) -> subprocess.Popen:
     path = f"{program.parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "VIRTUAL_ENV": "stand-in", "PAUSE": "0", **settings}
     command = [str(LAUNCH / command[0]), *map(str, command[1:])]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=program.parent)
+    # Where the tests run in the background SIGINT is ignored, and a shell cannot trap what it was born ignoring.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=program.parent)
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
@@ -62,7 +67,7 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
 
 
 def wait_for(path: Path, lines: int = 1) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not path.exists() or path.read_text().count("\n") < lines:
         assert time.monotonic() < until, f"{path} was waited for in vain"
         time.sleep(0.05)
