@@ -5,21 +5,27 @@ arrays, and says what a step must hold; a step without one that fits does not ex
 """
 
 import json
+import math
 import os
 import zlib
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from champ_jax.errors import UserError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 CHUNK = 1 << 22  # bytes
+SHOWN = 3
 
 
 class Corrupt(Exception):
@@ -32,33 +38,94 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
 
 
-@jax.jit
-def fingerprint(array: jax.Array) -> jax.Array:
-    """The uint32 that `fingerprints` speaks of, of one array."""
-    bits = array
-    if array.dtype != jnp.bool_:
-        bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
-    index = jnp.zeros(array.shape, jnp.uint32)
-    for axis, size in enumerate(array.shape):
-        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    # The finaliser of MurmurHash3 turns a position into a weight; made odd, it cannot send a flipped bit to zero.
-    weight = (index ^ (index >> 16)) * jnp.uint32(0x85EBCA6B)
-    weight = (weight ^ (weight >> 13)) * jnp.uint32(0xC2B2AE35)
-    weight = (weight ^ (weight >> 16)) | jnp.uint32(1)
-    return jnp.sum(bits.astype(jnp.uint32) * weight, dtype=jnp.uint32)
+class Diverged(UserError):
+    """Copies of an array differ between devices. The newest checkpoint is from before: restarting mends it."""
+
+    exit_code = 75
 
 
 def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, int]:
     """A 32-bit position-weighted sum of every array's bits, modulo 2^32.
 
-    Computed where the array lives, and a sum, so it is the same for every sharding and no array travels to the host. Any
+    Each device sums up what it holds, so no array travels, and the sum of the parts is the same for every sharding. Any
     single flipped bit changes it for certain (odd weights), any other damage with odds of 1 - 2^-32.
 
     Args:
       arrays: {path: array of any shape}, dtypes of at most 32 bits.
+
+    Raises:
+      Diverged: devices that should hold the same do not; in every process, naming the arrays.
     """
-    sums = {path: fingerprint(array) for path, array in arrays.items()}
-    return {path: int(value) for path, value in jax.device_get(sums).items()}
+    sums = {}
+    for path, array in arrays.items():
+        named = isinstance(array.sharding, NamedSharding)
+        sums[path] = (_sums_by_device(array.sharding.mesh, array.sharding.spec) if named else _whole_sum)(array)
+    values, wrong = _of_all_devices(sums), []
+    result = {}
+    for path, array in arrays.items():
+        places = array.sharding.devices_indices_map(array.shape)
+        found = defaultdict(set)
+        for device, value in values[path].items():
+            found[str(places[device])].add(value)
+        if any(len(copies) > 1 for copies in found.values()):
+            wrong.append(path)
+        result[path] = sum(min(copies) for copies in found.values()) % 2**32
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise Diverged(
+            f"{', '.join(wrong[:SHOWN])}{more} differ between devices that should hold the same: a device computes or remembers "
+            "wrongly. Nothing was saved; the same command goes on from the newest checkpoint. If it happens again, leave out the machine"
+        )
+    return result
+
+
+def _weighted_sum(part: jax.Array, starts: list, sizes: list[int]) -> jax.Array:
+    """The share [1] of a part that begins at `starts` of an array of `sizes` in the array's fingerprint."""
+    bits = part
+    if part.dtype != jnp.bool_:
+        bits = jax.lax.bitcast_convert_type(part, jnp.dtype(f"uint{8 * part.dtype.itemsize}"))
+    index = jnp.zeros(part.shape, jnp.uint32)
+    for axis, (start, size) in enumerate(zip(starts, sizes)):
+        place = jax.lax.broadcasted_iota(jnp.uint32, part.shape, axis) + jnp.uint32(start)
+        index = index * jnp.uint32(size) + place
+    # The finaliser of MurmurHash3 turns a position into a weight; made odd, it cannot send a flipped bit to zero.
+    weight = (index ^ (index >> 16)) * jnp.uint32(0x85EBCA6B)
+    weight = (weight ^ (weight >> 13)) * jnp.uint32(0xC2B2AE35)
+    weight = (weight ^ (weight >> 16)) | jnp.uint32(1)
+    return jnp.sum(bits.astype(jnp.uint32) * weight, dtype=jnp.uint32)[None]
+
+
+@jax.jit
+def _whole_sum(array: jax.Array) -> jax.Array:
+    return _weighted_sum(array, [0] * array.ndim, list(array.shape))
+
+
+@cache
+def _sums_by_device(mesh: Mesh, spec: PartitionSpec):
+    """A jitted function from an array laid out by `spec` to each device's own share [devices]; nothing is communicated."""
+
+    def own(part: jax.Array) -> jax.Array:
+        axes = [() if names is None else names if isinstance(names, tuple) else (names,) for names in spec]
+        axes += [()] * (part.ndim - len(axes))
+        starts = [jax.lax.axis_index(names) * size if names else 0 for names, size in zip(axes, part.shape)]
+        sizes = [size * math.prod(mesh.shape[name] for name in names) for names, size in zip(axes, part.shape)]
+        return _weighted_sum(part, starts, sizes)
+
+    return jax.jit(jax.shard_map(own, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(mesh.axis_names), check_vma=False))
+
+
+def _of_all_devices(sums: dict[str, jax.Array]) -> dict[str, dict[jax.Device, int]]:
+    """What each device found, of all devices of all processes; the processes talk once."""
+    if not sums:
+        return {}
+    by_id = [sorted(array.addressable_shards, key=lambda shard: shard.device.id) for array in sums.values()]
+    own = np.array(jax.device_get([[shard.data for shard in shards] for shards in by_id]), np.uint32)[..., 0]
+    everyone = multihost_utils.process_allgather(own) if jax.process_count() > 1 else own[None]
+    values = {}
+    for row, (path, array) in enumerate(sums.items()):
+        devices = sorted(array.sharding.device_set, key=lambda device: (device.process_index, device.id))
+        values[path] = dict(zip(devices, (int(value) for value in everyone[:, row].ravel())))
+    return values
 
 
 def describe(arrays: dict[str, jax.Array]) -> dict[str, dict]:

@@ -11,7 +11,6 @@ import jax
 from jax.sharding import Mesh
 
 from champ_jax.checkpoint import store
-from champ_jax.checkpoint.replicas import check_replicas
 from champ_jax.config import config_hash, write_record
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError, WorkdirError
@@ -84,7 +83,6 @@ class Run(NamedTuple):
     def save(self, step: int, state: TrainState) -> None:
         """Begins a checkpoint that a resumed run continues from bit for bit."""
         with self.timing("checkpoint"):
-            check_replicas(state)
             self.saver.save(step, state, describe_run(self.config, self.assembled, self.feed, step))
 
 

@@ -11,7 +11,7 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from champ_jax.checkpoint.replicas import Diverged, check_replicas
+from champ_jax.checkpoint.integrity import Diverged, fingerprints
 from champ_jax.parallel.mesh import make_mesh
 
 mesh = make_mesh({"slice": 2, "replica": 4})
@@ -19,7 +19,12 @@ value = np.arange(64, dtype=np.float32).reshape(8, 8)
 whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("inner"))
 tree = {"whole": jax.device_put(value, whole), "parts": jax.device_put(value, split)}
 tree["half"] = jax.device_put(value.astype(jnp.bfloat16), whole)
-check_replicas(tree)
+both = {**tree, "both": jax.device_put(value, NamedSharding(mesh, P("slice", "inner")))}
+both["one"] = jax.device_put(value, NamedSharding(mesh, P(("slice", "inner"))))
+good = fingerprints(both)
+assert good["both"] == good["one"] == good["whole"] == good["parts"]
+good = fingerprints(tree)
+assert good == fingerprints(jax.tree.map(lambda x: jax.device_put(np.asarray(x), jax.devices()[0]), tree))
 
 def with_a_flip(array, device):
     parts = [np.array(shard.data) for shard in array.addressable_shards]
@@ -30,7 +35,7 @@ def with_a_flip(array, device):
 for name in tree:
     for device in (0, 3, 7):
         try:
-            check_replicas({**tree, name: with_a_flip(tree[name], device)})
+            fingerprints({**tree, name: with_a_flip(tree[name], device)})
         except Diverged as error:
             assert str(error).startswith(name) and error.exit_code == 75, error
         else:
