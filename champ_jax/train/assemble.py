@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.partial import account
 from champ_jax.checkpoint.weights import save_weights
+from champ_jax.convert.checkpoints import import_checkpoint
 from champ_jax.convert.components import gather
 from champ_jax.data.records import Records
 from champ_jax.diffusion.schedule import Schedule, make_schedule
@@ -77,14 +78,7 @@ def assemble(config, records: Records) -> Assembled:
     source = ", ".join(filter(None, [config.init_from, *given_parts.values()]))
     loaded, described = gather(config.init_from, given_parts)
     described = _overlay(described, config.model.to_dict(), source)
-    _derive(described)
-    geometry = geometry_of(described)
-    policy = Policy(compute=jnp.dtype(config.compute_dtype))
-    build = MusicModel if config.stage == "A" else Animator
-    if config.stage == "A" and geometry.m2p is None:
-        raise UserError("stage A trains M2P: give its geometry in config.model.m2p or weights that have one in init_from")
-
-    graphdef, expected = split(nnx.eval_shape(lambda: build(geometry, ParamKeys(0), policy)))
+    geometry, build, graphdef, expected = _expected(described, config)
     expected = flatten_dict(expected, sep="/")
     passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
     given = flatten_dict({name: part for name, part in loaded.items() if name not in passengers}, sep="/")
@@ -97,7 +91,7 @@ def assemble(config, records: Records) -> Assembled:
     params = {path: np.asarray(value, np.float32) for path, value in given.items()}
     if fresh:
         # Not jitted: compiling hundreds of random draws takes longer than making them one by one.
-        created = flatten_dict(split(build(geometry, ParamKeys(config.seed), policy))[1], sep="/")
+        created = flatten_dict(split(build(ParamKeys(config.seed)))[1], sep="/")
         params |= {path: np.asarray(created[path]) for path in fresh}
         # As in AnimateAnyone and CHAMP: both networks start alike, so that the denoiser's queries fit the photo's keys.
         twins = {path: path.replace("reference/", "denoiser/", 1) for path in fresh if path.startswith("reference/")}
@@ -114,6 +108,41 @@ def assemble(config, records: Records) -> Assembled:
         frozenset(path.split("/")[0] for path in fresh),
         _fingerprint(frozen | flatten_dict(passengers, sep="/")),
     )
+
+
+def assemble_abstract(config) -> Assembled:
+    """What `assemble` would build, with shapes in place of parameters: for planning a run without its weights and data.
+
+    The geometry is that of `config.init_from`, of which the arrays are not read, or, where it is empty, CHAMP's with an
+    image encoder and, for configurations that train it, M2P.
+    """
+    described = dict(import_checkpoint(config.init_from).config) if config.init_from else _champ(config)
+    described = _overlay(described, config.model.to_dict(), config.init_from or "CHAMP's geometry")
+    geometry, _, graphdef, expected = _expected(described, config)
+    schedule = make_schedule(**dataclasses.asdict(geometry.schedule))
+    return Assembled(geometry, graphdef, expected, schedule, described, {}, frozenset(), "")
+
+
+def _champ(config) -> dict[str, Any]:
+    """What `config.model` leaves out because the weights of a full-size run say it: the image encoder and M2P."""
+    image = {"clip": {}} if config.model.get("reference", True) else {}
+    # Stage C gets the M2P of stage B handed on, frozen.
+    return image | ({"m2p": {}} if config.stage == "C" or "music_start" in config.get("loss", {}) else {})
+
+
+def _expected(described: dict, config):
+    """(geometry, function from keys to the module, its graphdef, its parameters' shapes) of what `config` runs."""
+    _derive(described)
+    geometry = geometry_of(described)
+    policy = Policy(compute=jnp.dtype(config.compute_dtype))
+    if config.stage == "A" and geometry.m2p is None:
+        raise UserError("stage A trains M2P: give its geometry in config.model.m2p or weights that have one in init_from")
+    kind = MusicModel if config.stage == "A" else Animator
+
+    def build(keys: ParamKeys) -> nnx.Module:
+        return kind(geometry, keys, policy)
+
+    return geometry, build, *split(nnx.eval_shape(lambda: build(ParamKeys(0))))
 
 
 def geometry_of(described: dict[str, Any]) -> AnimatorConfig:
