@@ -77,6 +77,28 @@ def _call_get_config(path: Path, argument: str | None) -> ConfigDict:
         raise UserError(f"{path} has no variant {argument!r}: {error}") from error
 
 
+def hardware_names() -> list[str]:
+    """Names of the files in configs/hw/."""
+    return sorted(path.stem for path in (REPOSITORY / "configs" / "hw").glob("*.py"))
+
+
+def load_hardware(name: str) -> ConfigDict:
+    """Reads `configs/hw/NAME.py`: topology, slices, and overrides by stage. Raises UserError where there is none."""
+    path = REPOSITORY / "configs" / "hw" / f"{name}.py"
+    if not path.is_file():
+        known = hardware_names()
+        raise UserError(f"no hardware {name!r}{did_you_mean(name, known)}. Known: {', '.join(known)}.")
+    return ConfigDict(_call_get_config(path, None)).lock()
+
+
+def with_hardware(config: str, hardware: str | None, overrides: Iterable[str]) -> list[str]:
+    """Overrides of a configuration: those that suit the hardware, if one is named, then the given ones, which win."""
+    if hardware is None:
+        return list(overrides)
+    suited = load_hardware(hardware).overrides.get(load_config(config).get("stage", ""), {})
+    return [*(f"{PREFIX}{name}={value}" for name, value in suited.items()), *overrides]
+
+
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """All values of a configuration by their dotted path, e.g. {"optim.learning_rate": 1e-4}."""
     flat = {}

@@ -8,6 +8,8 @@ make plain matrix products, on a CPU twice as fast as others.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
 from typing import NamedTuple
 
@@ -15,7 +17,18 @@ import jax
 import jax.numpy as jnp
 
 MAX_LOGITS = 2**26
-"""Logits held at once by the XLA path (256 MiB in float32); beyond it, queries go through in chunks."""
+"""Logits that a device holds at once in the XLA path (256 MiB in float32); beyond it, queries go through in chunks."""
+_DEVICES = contextvars.ContextVar("devices", default=1)
+
+
+@contextlib.contextmanager
+def shared_by(devices: int):
+    """While tracing inside: arrays are split over so many devices, so each holds that much less than the shapes say."""
+    token = _DEVICES.set(devices)
+    try:
+        yield
+    finally:
+        _DEVICES.reset(token)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -101,8 +114,8 @@ def _normalise(part: _Segment) -> jax.Array:
 
 
 def _chunk_size(queries: int, logits_per_query: int) -> int:
-    """The largest divisor of `queries` whose logits stay under MAX_LOGITS."""
-    fitting = max(1, min(queries, MAX_LOGITS // logits_per_query))
+    """The largest divisor of `queries` whose logits stay under MAX_LOGITS on each device."""
+    fitting = max(1, min(queries, MAX_LOGITS * _DEVICES.get() // logits_per_query))
     return next(size for size in range(fitting, 0, -1) if queries % size == 0)
 
 

@@ -76,6 +76,22 @@ def batch_layout(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     }
 
 
+def check_batch(batch: Mapping[str, Any], mesh: Mesh, processes: int = 1) -> None:
+    """Raises UserError when a batch (arrays or shapes, of one of so many processes) cannot be split over the mesh."""
+    parts = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    size = jax.tree.leaves(batch)[0].shape[0] * processes
+    if size % parts:
+        raise UserError(
+            f"a batch of {size} cannot be split over {parts} devices: make it a multiple of {parts}, or use fewer "
+            "devices with --config.mesh.replica."
+        )
+    context = mesh.shape["context"]
+    for name in FRAME_ENTRIES:
+        for array in jax.tree.leaves(batch.get(name, {})):
+            if array.shape[1] % context:
+                raise UserError(f"{array.shape[1]} frames cannot be split over mesh.context={context}: make data.frames a multiple.")
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -94,18 +110,7 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     Raises:
       UserError: B or F is not a multiple of the devices it is split over.
     """
-    parts = math.prod(mesh.shape[axis] for axis in RULES["batch"])
-    size = jax.tree.leaves(batch)[0].shape[0] * jax.process_count()
-    if size % parts:
-        raise UserError(
-            f"a batch of {size} cannot be split over {parts} devices: make it a multiple of {parts}, or use fewer "
-            "devices with --config.mesh.replica."
-        )
-    context = mesh.shape["context"]
-    for name in FRAME_ENTRIES:
-        for array in jax.tree.leaves(batch.get(name, {})):
-            if array.shape[1] % context:
-                raise UserError(f"{array.shape[1]} frames cannot be split over mesh.context={context}: make data.frames a multiple.")
+    check_batch(batch, mesh, jax.process_count())
     return jax.tree.map(
         lambda array, sharding: jax.make_array_from_process_local_data(sharding, array), dict(batch), batch_layout(batch, mesh)
     )

@@ -1,11 +1,14 @@
 """The jitted step of a run: stage, model, optimiser and layout put together, the same for training and for planning."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from champ_jax.models.animator import merge
+from champ_jax.nn.kernels import shared_by
 from champ_jax.parallel.mesh import replicated
-from champ_jax.parallel.sharding import layout
+from champ_jax.parallel.sharding import RULES, layout
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.optim import make_optimizer
 from champ_jax.train.stages import STAGES
@@ -22,9 +25,12 @@ def compile_step(config, assembled: Assembled, mesh):
     m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
     optimizer = make_optimizer(config.optim, m2p_rate / config.optim.learning_rate)
 
+    devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] + RULES["frames"])
+
     def loss(params, batch, key, step):
         model = merge(assembled.graphdef, params)
-        return stage.loss(model, batch, key, step, config, assembled.schedule, True)
+        with shared_by(devices):
+            return stage.loss(model, batch, key, step, config, assembled.schedule, True)
 
     dtype = jnp.dtype(config.compute_dtype)
     parts = (assembled.params, lambda path: stage.trained(path, config), optimizer, dtype)
@@ -34,10 +40,14 @@ def compile_step(config, assembled: Assembled, mesh):
     def gather(trained):
         # Matrices travel in the precision that they are computed with; vectors are small, and norms want them whole.
         narrow = jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, trained)
+        # Without the barrier the compiler may gather first and cast then, which sends twice as much.
+        narrow = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(narrow, shardings.trained))
         return jax.lax.with_sharding_constraint(narrow, whole)
 
     def scatter(gradients):
-        return jax.lax.with_sharding_constraint(jax.tree.map(lambda x: x.astype(jnp.float32), gradients), shardings.trained)
+        # Cast when they are in parts: the compiler sees a sum of which each device keeps a part only where nothing stands between.
+        parts = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(gradients, shardings.trained))
+        return jax.tree.map(lambda x: x.astype(jnp.float32), parts)
 
     step_fn = jax.jit(
         make_step(loss, optimizer, config.optim, config.seed, gather, scatter),
