@@ -30,6 +30,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--hw", help="a file in configs/hw/, which names a topology and the values that suit it")
     parser.add_argument("--price", type=float, default=0.0, help="money for each chip and hour")
     parser.add_argument("--steps", type=int, help="steps of the run (default: config.optim.steps)")
+    parser.add_argument("--whole", action="store_true", help="compile the step as one program, however long it takes")
     parser.add_argument("--all", action="store_true", help=f"plan {' and '.join(STAGES)} on all hardware of configs/hw/")
     parser.add_argument("--write", action="store_true", help="with --all: keep the figures in configs/hw/planned.json")
     parser.add_argument("--no-advice", action="store_true", help="do not look for values with which it would fit")
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
 
     def planned(*more: str) -> dict:
-        return plan(load_config(args.config, [*overrides, *more]), hardware["topology"], hardware["slices"], args.price, say=say)
+        config, whole = load_config(args.config, [*overrides, *more]), args.whole or None
+        return plan(config, hardware["topology"], hardware["slices"], args.price, whole, say=say)
 
     result = planned()
     if not result["fits"] and not args.no_advice:
@@ -108,10 +110,11 @@ def summary(result: dict) -> dict:
 
 def one_line(row: dict) -> str:
     """A row of `summary` for people."""
+    fits, how = "" if row["fits"] else " DOES NOT FIT", "" if row["compiled"] else " (estimated, not compiled)"
     return (
-        f"{row['chips']} chips, batch {row['batch']}: {row['memory_gb']} GB ({row['memory_share']:.0%}){'' if row['fits'] else ' DOES NOT FIT'}, "
+        f"{row['chips']} chips, batch {row['batch']}: {row['memory_gb']} GB ({row['memory_share']:.0%}){fits}, "
         f"{row['expected_seconds']} s a step (floor {row['floor_seconds']}), MFU {row['mfu']:.0%} of at most {row['ceiling']:.0%}, "
-        f"{row['hours']} h{'' if row['compiled'] else ' (estimated, not compiled)'}"
+        f"{row['hours']} h{how}"
     )
 
 
@@ -119,29 +122,33 @@ def print_plan(result: dict) -> None:
     """The plan as a table for people."""
     memory, time, flops = result["memory"], result["time"], result["flops"]
     how = "compiled" if result["compiled"] else "estimated, not compiled: its compiler needs the GPU"
-    print(f"stage {result['stage']} on {result['topology']}, slices {result['slices']}, {result['chips']} chips, batch {result['batch']} ({how})")
-    print("memory of each chip:")
+    if result["compiled"] and not result.get("whole", True):
+        how = "compiled in two parts: one device's loss and gradient; exchange and update"
+    print(f"stage {result['stage']} on {result['topology']}, {result['slices']} slice(s), {result['chips']} chips, batch {result['batch']}")
+    print(f"{how}\nmemory of each chip:")
     for name, size in memory.items():
         if name not in ("share", "usable", "total"):
             print(f"  {name:18} {size / GB:8.2f} GB")
-    print(f"  {'total':18} {memory['total'] / GB:8.2f} GB of {memory['usable'] / GB:.2f} ({memory['share']:.0%})"
-          f"{'' if result['fits'] else '  DOES NOT FIT in nine tenths'}")  # fmt: skip
-    if result["collectives"]:
-        print("collectives of a step (whole arrays):")
+    print(f"  {'total':18} {memory['total'] / GB:8.2f} GB of {memory['usable'] / GB:.2f} ({memory['share']:.0%})")
+    if not result["fits"]:
+        print("  DOES NOT FIT in nine tenths of it")
+    print("collectives of a step, bytes of whole arrays:")
     for purpose, row in result["collectives"].items():
         kinds = ", ".join(f"{found['count']} {kind} {found['bytes'] / 1e6:.1f} MB" for kind, found in row["kinds"].items())
         print(f"  {purpose:18} {row['bytes'] / 1e6:9.1f} MB, formula {row['formula'] / 1e6:.1f} MB  {kinds}")
     for line in result["unplanned"]:
         print(f"  NOT PLANNED: {line}")
-    print("operations of each chip and step:")
-    print(f"  model {flops['model'] / TERA:.2f} TFLOP, with recomputation {flops['hardware'] / TERA:.2f}, padded to the matrix unit "
-          f"{flops['padded'] / TERA:.2f}; the compiler counts {flops['compiler'] / TERA:.2f} (loops once); memory traffic {flops['bytes'] / GB:.1f} GB")  # fmt: skip
-    print("time of a step:")
-    print(f"  floor {time['floor']:.3f} s (matrix units {time['compute']:.3f}, memory {time['memory']:.3f}), exchange {time['exchange']:.4f}; "
-          f"expected {time['expected']:.3f} s, MFU {time['mfu']:.0%} (floor {time['best_mfu']:.0%}, ceiling of padding {flops['ceiling']:.0%})")  # fmt: skip
-    print("weak scaling: " + ", ".join(f"{row['chips']}: {row['efficiency']:.1%}" for row in result["scaling"]))
+    counted = f"; the compiler counts {flops['compiler'] / TERA:.2f} (loops once)" if flops["compiler"] else ""
+    print(f"TFLOP of each chip and step: model {flops['model'] / TERA:.2f}, with recomputation {flops['hardware'] / TERA:.2f}, "
+          f"padded to the matrix unit {flops['padded'] / TERA:.2f}{counted}; memory traffic {flops['bytes'] / GB:.1f} GB")  # fmt: skip
+    print(f"step: matrix units {time['compute']:.3f} s, memory {time['memory']:.3f} s, exchange {time['exchange']:.4f} s; "
+          f"floor {time['floor']:.3f} s, expected {time['expected']:.3f} s")  # fmt: skip
+    print(f"MFU: {time['mfu']:.0%} expected, {time['best_mfu']:.0%} at the floor; padding alone allows {flops['ceiling']:.0%}")
+    print("weak scaling: " + ", ".join(f"{row['chips']} chips {row['efficiency']:.1%}" for row in result["scaling"]))
     print(f"  assumed: {result['assumptions']}")
     cost = result["cost"]
     print(f"the run: {cost['hours']:.1f} h, {cost['chip_hours']:.0f} chip-hours" + (f", cost {cost['cost']:.0f}" if cost["price"] else ""))
+    if not result["fits"]:
+        print("it would fit with:" if result.get("advice") else "no single value and no pair was found with which it fits")
     for words, share in result.get("advice", []):
-        print(f"would fit ({share:.0%}): {' '.join(words)}")
+        print(f"  {' '.join(words)}  ({share:.0%} of the memory)")

@@ -22,6 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, action="append", help="a file in configs/, its name, or name:variant; "
                         "change single values, in all of them, with --config.a.b=value; may be given several times")  # fmt: skip
+    parser.add_argument("--hw", help="a file in configs/hw/, whose values for the stage are taken; see champ-jax plan")
     parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and samples go here")
     parser.add_argument("--resume", choices=("auto", "changed", "never"), default="auto",
                         help="auto: go on from the newest valid checkpoint in the workdir (default); changed: also when the "
@@ -36,9 +37,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Checks the configurations and the workdir, then trains; prints the figures of each run, as JSON with --json."""
-    from champ_jax.config import load_config
+    from champ_jax.config import load_config, with_hardware
 
-    configs = [load_config(name, args.overrides) for name in args.config]
+    configs = [load_config(name, with_hardware(name, args.hw, args.overrides)) for name in args.config]
     workdirs = [args.workdir] if len(configs) == 1 else [args.workdir / str(config.stage) for config in configs]
     if len(set(workdirs)) < len(configs):
         raise UserError(f"{', '.join(args.config)}: two of them are of the same stage; train them one at a time")

@@ -22,13 +22,18 @@ _DEVICES = contextvars.ContextVar("devices", default=1)
 
 
 @contextlib.contextmanager
-def shared_by(devices: int):
+def shared_by(count: int):
     """While tracing inside: arrays are split over so many devices, so each holds that much less than the shapes say."""
-    token = _DEVICES.set(devices)
+    token = _DEVICES.set(count)
     try:
         yield
     finally:
         _DEVICES.reset(token)
+
+
+def devices() -> int:
+    """Over how many devices the arrays that are being traced are split; 1 outside of `shared_by`."""
+    return _DEVICES.get()
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -115,7 +120,7 @@ def _normalise(part: _Segment) -> jax.Array:
 
 def _chunk_size(queries: int, logits_per_query: int) -> int:
     """The largest divisor of `queries` whose logits stay under MAX_LOGITS on each device."""
-    fitting = max(1, min(queries, MAX_LOGITS * _DEVICES.get() // logits_per_query))
+    fitting = max(1, min(queries, MAX_LOGITS * devices() // logits_per_query))
     return next(size for size in range(fitting, 0, -1) if queries % size == 0)
 
 

@@ -25,9 +25,8 @@ class Program:
     """What the compiler says of one program; bytes and FLOPs are of one device.
 
     needed: bytes of memory at the worst moment; arguments, outputs, aliased (outputs that take an argument's place), temporaries and
-    code are its parts. bytes: read and written, with loops turning once. cycles: the compiler's own estimate, with loops
-    as often as they turn. seconds: what compiling took. fits: False if it was refused for its memory; then only `needed`
-    is known.
+    code are its parts. bytes: read and written, with loops turning once. seconds: what compiling took. fits: False if it was
+    refused for its memory; then only `needed` is known.
     """
 
     fits: bool
@@ -39,7 +38,6 @@ class Program:
     code: int = 0
     flops: float = 0.0
     bytes: float = 0.0
-    cycles: float = 0.0
     seconds: float = 0.0
     collectives: tuple[Collective, ...] = ()
 

@@ -27,8 +27,8 @@ class Chip:
       bandwidth: bytes/s of that memory.
       ici, dcn: bytes/s to chips of the same slice (or NVLink group), and beyond it.
       unit: rows and columns of a matrix unit: dimensions of products are padded to a multiple of it.
-      clock: cycles a second, in which the compiler estimates; 0 where it does not.
       slice: chips in the largest slice.
+      smallest: a topology for programs of one chip; "" where there is no compiler.
     """
 
     name: str
@@ -39,23 +39,23 @@ class Chip:
     ici: float
     dcn: float
     unit: int
-    clock: float
     slice: int
+    smallest: str = ""
 
     @property
     def compiles(self) -> bool:
         """Whether its compiler runs on machines without the chip."""
-        return self.name in ("v5e", "v5p", "v6e")
+        return bool(self.smallest)
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 1.6e9, 128, 1.5e9, 256),
-        Chip("v5p", 459e12, 95 * GIB, 95.74 * GIB, 2765e9, 600e9, 3.1e9, 128, 1.75e9, 8960),
-        Chip("v6e", 918e12, 32 * GIB, 31.25 * GIB, 1638e9, 400e9, 1.6e9, 256, 1.75e9, 256),
-        Chip("h100", 989e12, 80e9, 76e9, 3350e9, 450e9, 50e9, 64, 0, 8),
-        Chip("h200", 989e12, 141e9, 134e9, 4800e9, 450e9, 50e9, 64, 0, 8),
+        Chip("v5e", 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 1.6e9, 128, 256, "v5e:2x2"),
+        Chip("v5p", 459e12, 95 * GIB, 95.74 * GIB, 2765e9, 600e9, 3.1e9, 128, 8960, "v5p:2x2x1"),
+        Chip("v6e", 918e12, 32 * GIB, 31.25 * GIB, 1638e9, 400e9, 1.6e9, 256, 256, "v6e:2x2"),
+        Chip("h100", 989e12, 80e9, 76e9, 3350e9, 450e9, 50e9, 64, 8),
+        Chip("h200", 989e12, 141e9, 134e9, 4800e9, 450e9, 50e9, 64, 8),
     )
 }
 ENVIRONMENT = {

@@ -64,7 +64,9 @@ def read(program: str) -> list[Collective]:
                 size *= _group(rest)
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"
-            purpose = "gathered" if kind == "all-gather" or (kind == "all-reduce" and "op_name=" not in rest) else "summed" if kind in KINDS[1:3] else "other"
+            purpose = "summed" if kind in KINDS[1:3] else "other"
+            if kind == "all-gather" or (kind == "all-reduce" and "op_name=" not in rest):
+                purpose = "gathered"
             found.append(Collective(kind, purpose, size, times[name], line.strip()[:300]))
     return found
 
@@ -164,5 +166,3 @@ def _group(text: str) -> int:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match.group(2)))
     return 1
-
-

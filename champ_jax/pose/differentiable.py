@@ -25,7 +25,13 @@ LAYER_COLOURS = (
 ).astype(np.float32)
 
 
-def pose_map(keypoints: jax.Array, confidence: jax.Array, size: tuple[int, int], softness: float = SOFTNESS) -> jax.Array:
+def pose_map(
+    keypoints: jax.Array,
+    confidence: jax.Array,
+    size: tuple[int, int],
+    softness: float = SOFTNESS,
+    at_once: int = FRAMES_AT_ONCE,
+) -> jax.Array:
     """Draws poses on black; jit, vmap and grad go through.
 
     Args:
@@ -34,13 +40,21 @@ def pose_map(keypoints: jax.Array, confidence: jax.Array, size: tuple[int, int],
         size: (H, W), static.
         softness: how far, in pixels, outlines blur. Gradients reach a few times as far: raise it where the
             shapes to be matched may be further apart than a line is wide.
+        at_once: frames drawn together; more where they are split over devices.
     Returns:
         [B,F,H,W,3] in [0,1], of the keypoints' dtype.
     """
     batch, frames = keypoints.shape[:2]
-    draw_frame = jax.checkpoint(functools.partial(_draw_frame, size=size, softness=softness))
+    total = batch * frames
+    slices = next(count for count in range(1, total + 1) if total % count == 0 and total // count <= at_once)
+    draw_frames = jax.vmap(jax.checkpoint(functools.partial(_draw_frame, size=size, softness=softness)))
     flat = (keypoints.reshape(-1, sk.J, 2).astype(jnp.float32), confidence.reshape(-1, sk.J).astype(jnp.float32))
-    maps = jax.lax.map(lambda pose: draw_frame(*pose), flat, batch_size=min(FRAMES_AT_ONCE, batch * frames))
+    if slices == 1:
+        maps = draw_frames(*flat)
+    else:
+        # Every slices-th frame makes a slice: one after another would be some devices' frames only, sent to all the others.
+        flat = jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), flat)
+        maps = jax.lax.map(lambda poses: draw_frames(*poses), flat).swapaxes(0, 1)
     return maps.reshape(batch, frames, *size, 3).astype(keypoints.dtype)
 
 

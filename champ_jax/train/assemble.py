@@ -125,9 +125,9 @@ def assemble_abstract(config) -> Assembled:
 
 def _champ(config) -> dict[str, Any]:
     """What `config.model` leaves out because the weights of a full-size run say it: the image encoder and M2P."""
-    image = {"clip": {}} if config.model.get("reference", True) else {}
     # Stage C gets the M2P of stage B handed on, frozen.
-    return image | ({"m2p": {}} if config.stage == "C" or "music_start" in config.get("loss", {}) else {})
+    needed = {"clip": config.model.get("reference", True), "m2p": config.stage == "C" or "music_start" in config.get("loss", {})}
+    return {name: {} for name, wanted in needed.items() if wanted and name not in config.model}
 
 
 def _expected(described: dict, config):

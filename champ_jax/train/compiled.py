@@ -16,22 +16,28 @@ from champ_jax.train.state import create_state, describe_state, state_layout
 from champ_jax.train.step import make_step
 
 
-def compile_step(config, assembled: Assembled, mesh):
+def loss_of(config, assembled: Assembled, devices: int = 1):
+    """The stage's loss as a function `(params, batch, key, step) -> (scalar, metrics)` of a batch split over so many devices."""
+    stage = STAGES[config.stage]
+
+    def loss(params, batch, key, step):
+        with shared_by(devices):
+            return stage.loss(merge(assembled.graphdef, params), batch, key, step, config, assembled.schedule, True)
+
+    return loss
+
+
+def compile_step(config, assembled: Assembled, mesh, loss=None):
     """The jitted step `(state, batch) -> (state, metrics)` of a run, what its state is, and a function that makes the first.
 
     States are laid out as parallel/sharding.py says, batches as `shard_batch` does it; the buffers of a state are reused.
+    `loss` takes the place of the stage's, for planning what a step does besides.
     """
     stage = STAGES[config.stage]
     m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
     optimizer = make_optimizer(config.optim, m2p_rate / config.optim.learning_rate)
-
     devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] + RULES["frames"])
-
-    def loss(params, batch, key, step):
-        model = merge(assembled.graphdef, params)
-        with shared_by(devices):
-            return stage.loss(model, batch, key, step, config, assembled.schedule, True)
-
+    loss = loss or loss_of(config, assembled, devices)
     dtype = jnp.dtype(config.compute_dtype)
     parts = (assembled.params, lambda path: stage.trained(path, config), optimizer, dtype)
     described = describe_state(*parts)
@@ -46,8 +52,8 @@ def compile_step(config, assembled: Assembled, mesh):
 
     def scatter(gradients):
         # Cast when they are in parts: the compiler sees a sum of which each device keeps a part only where nothing stands between.
-        parts = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(gradients, shardings.trained))
-        return jax.tree.map(lambda x: x.astype(jnp.float32), parts)
+        held = jax.lax.optimization_barrier(jax.lax.with_sharding_constraint(gradients, shardings.trained))
+        return jax.tree.map(lambda x: x.astype(jnp.float32), held)
 
     step_fn = jax.jit(
         make_step(loss, optimizer, config.optim, config.seed, gather, scatter),

@@ -12,7 +12,8 @@ from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.m2p import to_pixels
 from champ_jax.models.reference import reference_features
 from champ_jax.models.vae import vae_latents
-from champ_jax.pose.differentiable import pose_map
+from champ_jax.nn.kernels import devices
+from champ_jax.pose.differentiable import FRAMES_AT_ONCE, pose_map
 
 Batch = dict[str, Any]
 
@@ -69,7 +70,7 @@ def music_map(batch: Batch, pose: dict[str, jax.Array]) -> jax.Array:
     keypoints = jnp.take_along_axis(keypoints, index[..., None], axis=1)
     confidence = jnp.take_along_axis(confidence, index, axis=1)
     height, width = batch["reference"].shape[1:3]
-    return pose_map(keypoints, confidence, (height, width))
+    return pose_map(keypoints, confidence, (height, width), at_once=FRAMES_AT_ONCE * devices())
 
 
 def make_conditions(

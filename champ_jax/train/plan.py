@@ -1,12 +1,12 @@
 """A run planned before it costs anything: the step of `compiled.py` compiled for hardware that is not here, and what follows."""
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from champ_jax.data.describe import describe_batch
@@ -19,12 +19,13 @@ from champ_jax.parallel.mesh import batch_layout, check_batch, make_mesh
 from champ_jax.parallel.sharding import layout
 from champ_jax.train.assemble import Assembled, assemble_abstract
 from champ_jax.train.compiled import compile_step
+from champ_jax.train.parts import compile_parts, narrowed, placed
 from champ_jax.train.state import TrainState, state_layout
 
 SAFE = 0.9
 """Share of a chip's memory that a plan may take."""
-CLOSE = 0.05
-"""How far the bytes of collectives may be from the formula."""
+LARGE = 100_000_000
+"""Trained parameters from which on a step is compiled in parts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Traced:
     """The step of a run on a mesh of devices, traced and not yet compiled.
 
     state and batch carry their shardings; operations are of the whole mesh, kept (bytes that the forward pass
-    leaves for the backward one) of one device; lowered is what the compiler takes.
+    leaves for the backward one) of one device; step can be lowered.
     """
 
     config: Any
@@ -42,7 +43,7 @@ class Traced:
     batch: dict[str, Any]
     operations: flops.Flops
     kept: float
-    lowered: Any
+    step: Any
 
 
 def batch_of(config, assembled: Assembled) -> dict[str, Any]:
@@ -64,10 +65,6 @@ def batch_of(config, assembled: Assembled) -> dict[str, Any]:
     return jax.tree.map(lambda entry: jax.ShapeDtypeStruct(*entry), shapes, is_leaf=lambda entry: isinstance(entry, tuple))
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings)
-
-
 def trace(config, chip: Chip, devices: list) -> Traced:
     """Traces the step that training would run on these devices.
 
@@ -79,22 +76,24 @@ def trace(config, chip: Chip, devices: list) -> Traced:
     step, described, _ = compile_step(config, assembled, mesh)
     batch = batch_of(config, assembled)
     check_batch(batch, mesh)
-    arguments = _placed(described, state_layout(described, mesh)), _placed(batch, batch_layout(batch, mesh))
+    arguments = placed(described, state_layout(described, mesh)), placed(batch, batch_layout(batch, mesh))
     traced = step.trace(*arguments)
     operations = flops.count(traced.jaxpr, chip.unit)
     kept = flops.kept(traced.jaxpr, len(jax.tree.leaves(described))) / mesh.size / config.optim.accumulation
-    return Traced(config, assembled, mesh, *arguments, operations, kept, traced.lower())
+    return Traced(config, assembled, mesh, *arguments, operations, kept, traced)
 
 
 def stand_ins(count: int) -> list:
-    """Devices to lay arrays out on where there is no compiler: those of this process, which must be enough.
+    """Devices to lay arrays out on where there is no compiler for the real ones: so many of this machine's.
 
     Raises:
-      UserError: too few of them.
+      UserError: it has fewer, and JAX is already running, so that it cannot pretend to have more.
     """
+    with contextlib.suppress(RuntimeError):  # JAX runs already, perhaps with enough of them
+        jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if len(devices) < count:
-        raise UserError(f"planning without a compiler needs {count} stand-ins: set XLA_FLAGS=--xla_force_host_platform_device_count={count}")
+        raise UserError(f"this needs {count} stand-ins for devices: set XLA_FLAGS=--xla_force_host_platform_device_count={count}")
     return devices[:count]
 
 
@@ -105,12 +104,8 @@ def held(tree: Any) -> int:
 
 def gathered_bytes(traced: Traced) -> int:
     """Bytes of the parameters that a step computes its gradients of, as one device holds them."""
-    dtype, layouts = jnp.dtype(traced.config.compute_dtype), layout(traced.state.trained, traced.mesh, "compute")
-    narrow = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, dtype if leaf.ndim > 1 else leaf.dtype, sharding=sharding),
-        traced.state.trained, layouts,
-    )  # fmt: skip
-    return held(narrow)
+    trained = traced.state.trained
+    return held(placed(narrowed(trained, traced.config.compute_dtype), layout(trained, traced.mesh, "compute")))
 
 
 def memory_table(traced: Traced, program: Program, chip: Chip) -> dict[str, float]:
@@ -122,7 +117,7 @@ def memory_table(traced: Traced, program: Program, chip: Chip) -> dict[str, floa
         "optimiser": held(state.optimizer),
         "batch": held(traced.batch),
     }
-    if not program.fits:
+    if not program.temporaries:  # refused for its memory
         return {**arguments, "total": program.needed, "usable": chip.usable, "share": program.needed / chip.usable}
     # Arrays are padded to whole tiles, and what the step does not read it is not given.
     rest = program.needed - sum(arguments.values()) - program.code
@@ -143,7 +138,7 @@ def memory_table(traced: Traced, program: Program, chip: Chip) -> dict[str, floa
 def collective_table(traced: Traced, program: Program) -> dict[str, dict[str, Any]]:
     """{purpose: {"bytes" of the program, "formula", "kinds": {kind: bytes}}} of a step."""
     expected = collectives.formula(traced.state.trained, traced.mesh, traced.config.compute_dtype, traced.config.optim.accumulation)
-    if program.fits and not program.flops:  # estimated, not compiled
+    if not program.collectives:  # estimated, not compiled
         return {purpose: {"bytes": size, "formula": size, "kinds": {}} for purpose, size in expected.items()}
     table = {}
     for purpose in collectives.PURPOSES:
@@ -164,8 +159,21 @@ def travelling(exchange: dict[str, dict[str, Any]]) -> tuple[float, float, float
     return kinds.get("all-gather", 0), kinds.get("reduce-scatter", 0), kinds.get("all-reduce", 0)
 
 
-def plan(config, topology: str, slices: int = 1, price: float = 0.0, cache: Path | None = CACHE, say=lambda text: None) -> dict[str, Any]:
+def plan(
+    config,
+    topology: str,
+    slices: int = 1,
+    price: float = 0.0,
+    whole: bool | None = None,
+    cache: Path | None = CACHE,
+    say=lambda text: None,
+) -> dict[str, Any]:
     """Everything that can be said of a run on `slices` slices of a topology, as a plain dict that JSON can hold.
+
+    Args:
+      price: money for each chip and hour.
+      whole: whether to compile the step as one program; by default where it trains fewer than `LARGE` parameters, or its
+        mesh splits more than the batch.
 
     Raises:
       UserError: no compiler, an unknown topology, a mesh or a batch that does not fit it.
@@ -175,8 +183,32 @@ def plan(config, topology: str, slices: int = 1, price: float = 0.0, cache: Path
         traced = trace(config, chip, stand_ins(count(topology, slices)))
         return report(traced, estimate(traced), chip, topology, slices, price)
     traced = trace(config, chip, describe_devices(topology, slices))
-    program = compile_lowered(traced.lowered, f"{topology} x {slices}" if slices > 1 else topology, cache, say)
-    return report(traced, program, chip, topology, slices, price)
+    divided = any(traced.mesh.shape[axis] > 1 for axis in ("fsdp", "context", "tensor"))
+    if whole is None:
+        whole = divided or sum(leaf.size for leaf in jax.tree.leaves(traced.state.trained)) < LARGE
+    if divided and not whole:
+        raise UserError("a step whose mesh has fsdp, context or tensor compiles as a whole only")
+    target = f"{topology} x {slices}" if slices > 1 else topology
+    if whole:
+        program = compile_lowered(traced.step.lower(), target, cache, say)
+    else:
+        program = in_parts(traced, chip, target, cache, say)
+    return {**report(traced, program, chip, topology, slices, price), "whole": whole}
+
+
+def in_parts(traced: Traced, chip: Chip, target: str, cache: Path | None, say) -> Program:
+    """The step compiled in two parts (see parts.py), with the memory of both together."""
+    config = traced.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.batch_size //= traced.mesh.size * config.optim.accumulation
+    share, device = batch_of(config, traced.assembled), describe_devices(chip.smallest)[0]
+    targets = chip.smallest, target
+    program = compile_parts(config, traced.assembled, traced.mesh, traced.state, share, device, targets, cache, say)
+    if program.fits:
+        arguments = held(traced.state) + held(traced.batch)
+        sums = held(traced.state.trained) if config.optim.accumulation > 1 else 0
+        program = dataclasses.replace(program, arguments=arguments, needed=float(arguments + sums + program.temporaries + program.code))
+    return program if program.needed <= chip.usable else dataclasses.replace(program, fits=False)
 
 
 def estimate(traced: Traced) -> Program:
@@ -206,7 +238,7 @@ def report(traced: Traced, program: Program, chip: Chip, topology: str, slices: 
         "slices": slices,
         "chips": chips,
         "batch": config.data.batch_size,
-        "compiled": bool(program.flops) or not program.fits,
+        "compiled": chip.compiles,
         "fits": program.fits and memory["share"] <= SAFE,
         "memory": memory,
         "collectives": exchange,
@@ -226,7 +258,8 @@ def advise(config, chips: int, planned, enough: int = 3) -> list[tuple[tuple[str
     said is checked.
     """
     singles = [(word,) if isinstance(word, str) else word for word in _changes(config, chips)]
-    pairs = [a + b for i, a in enumerate(singles) for b in singles[i + 1 :] if not {w.split("=")[0] for w in a} & {w.split("=")[0] for w in b}]
+    names = [{word.partition("=")[0] for word in words} for words in singles]
+    pairs = [a + singles[j] for i, a in enumerate(singles) for j in range(i + 1, len(singles)) if not names[i] & names[j]]
     found: list[tuple[tuple[str, ...], float]] = []
     for words in singles + pairs:
         try:
