@@ -32,6 +32,15 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """
     check_rules()
     devices = list(jax.devices() if devices is None else devices)
+    shape = axis_sizes(sizes, len(devices))
+    count = math.prod(shape)
+    if count < len(devices) and jax.process_count() > 1:
+        raise UserError(f"mesh {dict(sizes)} takes {count} of {len(devices)} devices; with several processes, use all.")
+    return _arrange(shape, devices[:count])
+
+
+def axis_sizes(sizes: Mapping[str, int], devices: int) -> tuple[int, ...]:
+    """Sizes of `AXES` that `make_mesh` gives to so many devices; raises UserError as it does."""
     wrong = [name for name in sizes if name not in SIZES]
     if wrong:
         raise UserError(f"the mesh has no axis {', '.join(wrong)}: its axes are {', '.join(SIZES)}.")
@@ -39,15 +48,13 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     fixed = math.prod(size for size in shape if size != -1)
     if shape.count(-1) > 1 or fixed < 1:
         raise UserError(f"mesh {dict(sizes)}: sizes are 1 or more, and one of them may be -1 for 'all that are left'.")
-    shape = [len(devices) // fixed if size == -1 else size for size in shape]
+    shape = [devices // fixed if size == -1 else size for size in shape]
     count = math.prod(shape)
-    if count < 1 or count > len(devices) or (-1 in sizes.values() and count != len(devices)):
-        raise UserError(f"mesh {dict(sizes)} does not fit {len(devices)} devices: change --config.mesh.*")
-    if count < len(devices) and jax.process_count() > 1:
-        raise UserError(f"mesh {dict(sizes)} takes {count} of {len(devices)} devices; with several processes, use all.")
+    if count < 1 or count > devices or (-1 in sizes.values() and count != devices):
+        raise UserError(f"mesh {dict(sizes)} does not fit {devices} devices: change --config.mesh.*")
     slices, replica, *rest = shape
     inner = max(size for size in range(1, min(replica, INNER) + 1) if replica % size == 0)
-    return _arrange((slices, replica // inner, inner, *rest), devices[:count])
+    return (slices, replica // inner, inner, *rest)
 
 
 def _arrange(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> Mesh:
