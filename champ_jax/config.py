@@ -95,8 +95,8 @@ def with_hardware(config: str, hardware: str | None, overrides: Iterable[str]) -
     """Overrides of a configuration: those that suit the hardware, if one is named, then the given ones, which win."""
     if hardware is None:
         return list(overrides)
-    suited = load_hardware(hardware).overrides.to_dict().get(str(load_config(config).get("stage", "")), {})
-    return [*(f"{PREFIX}{name}={value}" for name, value in suited.items()), *overrides]
+    suited = load_hardware(hardware).overrides.get(load_config(config).get("stage", ""), ConfigDict())
+    return [*(f"{PREFIX}{name}={value}" for name, value in leaves(suited).items()), *overrides]
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -6,8 +6,11 @@ from typing import NamedTuple
 from champ_jax.parallel.chips import Chip
 
 REACHED = 0.55
-"""Share of the roofline that a tuned program is taken to reach. Published runs of diffusion models that are all convolutions and
-attention reach 28-30 % of the peak (MosaicML Stable Diffusion 2 on A100, MaxDiffusion Wan 2.1 on v5p), about 0.55 of theirs."""
+"""Share of the peak that padded products are taken to reach. Published runs of diffusion models that are all convolutions and
+attention reach 28-30 % of the peak (MosaicML Stable Diffusion 2 on A100, MaxDiffusion Wan 2.1 on v5p), about 0.55 of what padding
+and recomputation leave them."""
+STREAMED = 0.8
+"""Share of the memory's bandwidth that a program is taken to reach."""
 LATENCY = 1e-6
 """Seconds for a message to the next chip of the same slice."""
 DCN_LATENCY = 1e-4
@@ -19,19 +22,20 @@ OVERLAPPED = 0.0
 SIZES = (1, 4, 16, 64, 256, 512, 1024)
 
 ASSUMPTIONS = (
-    f"{REACHED:.0%} of the roofline is reached; {OVERLAPPED:.0%} of the exchange hides behind computing; "
-    f"{LATENCY * 1e6:.0f} us a hop within a slice, {DCN_LATENCY * 1e6:.0f} us between slices; step times of chips vary by "
+    f"{REACHED:.0%} of the matrix units' peak and {STREAMED:.0%} of the memory's bandwidth are reached; "
+    f"{OVERLAPPED:.0%} of the exchange hides behind computing; {LATENCY * 1e6:.0f} us a hop within a slice, {DCN_LATENCY * 1e6:.0f} us between slices; step times of chips vary by "
     f"{JITTER:.0%} and all wait for the slowest; the loader keeps up; the batch grows with the chips."
 )
 
 
 class Time(NamedTuple):
-    """Seconds of one step on one chip: of matrix units, of memory, of links; floor, and what is expected."""
+    """Seconds of one step: of matrix units, of memory, of links; the floor; what is expected of one chip alone, and of all."""
 
     compute: float
     memory: float
     exchange: float
     floor: float
+    alone: float
     expected: float
 
 
@@ -44,8 +48,8 @@ def step_time(chip: Chip, padded: float, moved: float, exchange: float) -> Time:
       exchange: seconds of collectives, from `exchange_time`.
     """
     compute, memory = padded / chip.peak, moved / chip.bandwidth
-    floor = max(compute, memory)
-    return Time(compute, memory, exchange, floor, floor / REACHED + (1 - OVERLAPPED) * exchange)
+    alone = max(compute / REACHED, memory / STREAMED)
+    return Time(compute, memory, exchange, max(compute, memory), alone, alone + (1 - OVERLAPPED) * exchange)
 
 
 def exchange_time(chip: Chip, chips: int, gathered: float, scattered: float, summed: float) -> float:
@@ -72,9 +76,8 @@ def slowest(chips: int) -> float:
     return 1.0 + JITTER * math.sqrt(2.0 * math.log(chips)) if chips > 1 else 1.0
 
 
-def weak_scaling(chip: Chip, floor: float, gathered: float, scattered: float, summed: float) -> list[dict[str, float]]:
-    """Step time and efficiency on 1 to 1024 chips with the same work for each; efficiency is that of one chip over it."""
-    alone = floor / REACHED
+def weak_scaling(chip: Chip, alone: float, gathered: float, scattered: float, summed: float) -> list[dict[str, float]]:
+    """Step time and efficiency on 1 to 1024 chips with the same work for each, which takes `alone` seconds on one."""
     rows = []
     for chips in SIZES:
         exchange = (1 - OVERLAPPED) * exchange_time(chip, chips, gathered, scattered, summed)

@@ -38,16 +38,22 @@ def narrowed(trained: Any, dtype: Any) -> Any:
 
 
 def lower_compute(config, assembled, state, batch, device):
-    """The loss and its gradient of `batch` (shapes, one device's share), lowered for one device."""
-    loss = loss_of(config, assembled)
+    """The loss and its gradient of `batch` (shapes, one device's share), lowered for one device.
 
-    def compute(trained, frozen, batch, step):
+    As in the whole step, parameters come into being inside the program and gradients leave it as a small part of themselves,
+    so that the compiler keeps either only as long as they are needed; the barriers stand where the collectives would.
+    """
+    loss, barrier = loss_of(config, assembled), jax.lax.optimization_barrier
+    wanted = narrowed(state.trained, config.compute_dtype)
+
+    def compute(seeds, frozen, batch, step):
         key = jax.random.fold_in(jax.random.key(config.seed), step)
+        trained = jax.tree.map(lambda seed, leaf: barrier(jnp.broadcast_to(seed, leaf.shape)), seeds, wanted)
         (value, metrics), gradients = jax.value_and_grad(lambda t: loss(combine(t, frozen), batch, key, step), has_aux=True)(trained)
-        return gradients, {"loss": value, **metrics}
+        return jax.tree.map(lambda gradient: barrier(gradient).at[(0,) * gradient.ndim].get(), gradients), {"loss": value, **metrics}
 
-    trained = narrowed(state.trained, config.compute_dtype)
-    arguments = (trained, state.frozen, batch, jax.ShapeDtypeStruct((), jnp.int32))
+    seeds = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), wanted)
+    arguments = (seeds, state.frozen, batch, jax.ShapeDtypeStruct((), jnp.int32))
     return jax.jit(compute).lower(*placed(arguments, SingleDeviceSharding(device)))
 
 
@@ -102,16 +108,15 @@ def compile_parts(config, assembled, mesh, state, share, device, targets: tuple[
     say("part 2 of 2: exchange and update")
     for count, chosen in sorted(groups(state.trained).items()):
         part = compile_lowered(lower_exchange(config, assembled, mesh, chosen), targets[1], cache, say)
-        flops, moved, code = flops + count * part.flops, moved + count * part.bytes, code + count * part.code
-        seconds += part.seconds
+        flops, moved = flops + count * part.flops, moved + count * part.bytes
+        code, seconds = code + part.code, seconds + part.seconds
         for one in part.collectives:
             times = one.times * count * (repeats if one.purpose == "summed" else 1)
             collectives.append(one._replace(times=times))
-    copies = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(narrowed(state.trained, config.compute_dtype)))
     return Program(
         fits=True,
         needed=0.0,
-        temporaries=copies + compute.outputs + compute.temporaries,
+        temporaries=compute.temporaries,
         code=code,
         flops=flops,
         bytes=moved,

@@ -245,7 +245,7 @@ def report(traced: Traced, program: Program, chip: Chip, topology: str, slices: 
         "unplanned": [f"{one.kind} of {one.bytes} bytes: {one.text[:200]}" for one in collectives.unplanned(program.collectives)],
         "flops": {**per_chip._asdict(), "compiler": program.flops, "ceiling": per_chip.ceiling, "bytes": moved},
         "time": {**time._asdict(), "mfu": per_chip.model / chip.peak / time.expected, "best_mfu": per_chip.model / chip.peak / time.floor},
-        "scaling": roofline.weak_scaling(chip, time.floor, *travels),
+        "scaling": roofline.weak_scaling(chip, time.alone, *travels),
         "assumptions": roofline.ASSUMPTIONS,
         "cost": roofline.cost(time.expected, config.optim.steps, chips, price),
     }

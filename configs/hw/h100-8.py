@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "topology": "h100:8",
             "slices": 1,
             "overrides": {
-                "B": {"data.batch_size": 16},
-                "C": {"data.batch_size": 8},
+                "B": {"data": {"batch_size": 16}},
+                "C": {"data": {"batch_size": 8}},
             },
         }
     )

@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "topology": "h200:1",
             "slices": 1,
             "overrides": {
-                "B": {"data.batch_size": 4},
-                "C": {"data.batch_size": 1},
+                "B": {"data": {"batch_size": 4}},
+                "C": {"data": {"batch_size": 1}},
             },
         }
     )

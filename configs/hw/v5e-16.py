@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "topology": "v5e:4x4",
             "slices": 1,
             "overrides": {
-                "B": {"data.batch_size": 16},
-                "C": {"data.batch_size": 16},
+                "B": {"data": {"batch_size": 16}},
+                "C": {"data": {"batch_size": 16}},
             },
         }
     )

@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "topology": "v5e:16x16",
             "slices": 1,
             "overrides": {
-                "B": {"data.batch_size": 256},
-                "C": {"data.batch_size": 256},
+                "B": {"data": {"batch_size": 256}},
+                "C": {"data": {"batch_size": 256}},
             },
         }
     )

@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "topology": "v5p:4x4x4",
             "slices": 1,
             "overrides": {
-                "B": {"data.batch_size": 128},
-                "C": {"data.batch_size": 64},
+                "B": {"data": {"batch_size": 128}},
+                "C": {"data": {"batch_size": 64}},
             },
         }
     )

@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "topology": "v6e:4x8",
             "slices": 1,
             "overrides": {
-                "B": {"data.batch_size": 32},
-                "C": {"data.batch_size": 32},
+                "B": {"data": {"batch_size": 32}},
+                "C": {"data": {"batch_size": 32}},
             },
         }
     )

@@ -11,7 +11,8 @@ V5E = CHIPS["v5e"]
 def test_the_larger_of_computing_and_memory_is_the_floor():
     time = roofline.step_time(V5E, 197e12, 81.9e9, 0.01)
     assert (time.compute, time.memory, time.floor) == pytest.approx((1.0, 0.1, 1.0))
-    assert time.expected == pytest.approx(1.0 / roofline.REACHED + 0.01)
+    assert time.alone == pytest.approx(1.0 / roofline.REACHED) and time.expected == pytest.approx(time.alone + 0.01)
+    assert roofline.step_time(V5E, 1e12, 819e9, 0.0).alone == pytest.approx(1.0 / roofline.STREAMED)
     assert roofline.step_time(V5E, 1e12, 819e9, 0.0).floor == pytest.approx(1.0)
 
 
