@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -105,6 +107,5 @@ def _load(kept: dict[str, Any]) -> Program:
 
 
 def _compiler() -> str:
-    from champ_jax.config import installed_version
-
-    return f"jax {installed_version('jax')} libtpu {installed_version('libtpu')}"
+    names = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name)]
+    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in names)

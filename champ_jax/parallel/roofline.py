@@ -23,8 +23,9 @@ SIZES = (1, 4, 16, 64, 256, 512, 1024)
 
 ASSUMPTIONS = (
     f"{REACHED:.0%} of the matrix units' peak and {STREAMED:.0%} of the memory's bandwidth are reached; "
-    f"{OVERLAPPED:.0%} of the exchange hides behind computing; {LATENCY * 1e6:.0f} us a hop within a slice, {DCN_LATENCY * 1e6:.0f} us between slices; step times of chips vary by "
-    f"{JITTER:.0%} and all wait for the slowest; the loader keeps up; the batch grows with the chips."
+    f"{OVERLAPPED:.0%} of the exchange hides behind computing; {LATENCY * 1e6:.0f} us a hop within a slice, "
+    f"{DCN_LATENCY * 1e6:.0f} us between slices; step times of chips vary by {JITTER:.0%} and all wait for the slowest; "
+    "the loader keeps up; the batch grows with the chips."
 )
 
 

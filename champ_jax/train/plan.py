@@ -230,7 +230,8 @@ def report(traced: Traced, program: Program, chip: Chip, topology: str, slices: 
     memory, exchange = memory_table(traced, program, chip), collective_table(traced, program)
     per_chip = flops.Flops(*(value / chips for value in traced.operations))
     travels = travelling(exchange)
-    moved = program.bytes + per_chip.loops
+    # Loops are attention in chunks, whose logits go through memory; a GPU's fused attention has neither.
+    moved = program.bytes + (per_chip.loops if chip.compiles else 0)
     time = roofline.step_time(chip, per_chip.padded, moved, roofline.exchange_time(chip, chips, *travels))
     return {
         "stage": config.stage,
