@@ -31,7 +31,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--price", type=float, default=0.0, help="money for each chip and hour")
     parser.add_argument("--steps", type=int, help="steps of the run (default: config.optim.steps)")
     parser.add_argument("--whole", action="store_true", help="compile the step as one program, however long it takes")
-    parser.add_argument("--all", action="store_true", help=f"plan {' and '.join(STAGES)} on all hardware of configs/hw/")
+    parser.add_argument("--all", action="store_true", help=f"plan {' and '.join(STAGES)} on all hardware of configs/hw/, "
+                        "or on that of --hw")  # fmt: skip
     parser.add_argument("--write", action="store_true", help="with --all: keep the figures in configs/hw/planned.json")
     parser.add_argument("--no-advice", action="store_true", help="do not look for values with which it would fit")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -47,10 +48,12 @@ def run(args: argparse.Namespace) -> int:
         return plan_all(args)
     if not args.config or bool(args.topology) == bool(args.hw):
         raise UserError("plan needs --config, and either --topology or --hw; see champ-jax plan --help.")
-    overrides = [*with_hardware(args.config, args.hw, args.overrides)]
+    hardware = load_hardware(args.hw) if args.hw else {"topology": args.topology, "slices": args.slices}
+    overrides = with_hardware(args.config, args.hw, args.overrides)
+    if hardware["slices"] > 1:
+        overrides.insert(0, f"--config.mesh.slice={hardware['slices']}")
     if args.steps:
         overrides.append(f"--config.optim.steps={args.steps}")
-    hardware = load_hardware(args.hw) if args.hw else {"topology": args.topology, "slices": args.slices}
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
 
     def planned(*more: str) -> dict:
@@ -74,7 +77,7 @@ def plan_all(args: argparse.Namespace) -> int:
     from champ_jax.train.plan import plan
 
     table = json.loads(PLANNED.read_text()) if PLANNED.is_file() else {}
-    for name in hardware_names():
+    for name in [args.hw] if args.hw else hardware_names():
         hardware = load_hardware(name)
         for stage in STAGES:
             config = load_config(stage, with_hardware(stage, name, args.overrides))
@@ -98,7 +101,9 @@ def summary(result: dict) -> dict:
         "memory_gb": round(memory["total"] / GB, 2),
         "memory_share": round(memory["share"], 3),
         "gathered_mb": round(result["collectives"]["gathered"]["bytes"] / 1e6, 1),
+        "gathered_formula_mb": round(result["collectives"]["gathered"]["formula"] / 1e6, 1),
         "summed_mb": round(result["collectives"]["summed"]["bytes"] / 1e6, 1),
+        "summed_formula_mb": round(result["collectives"]["summed"]["formula"] / 1e6, 1),
         "model_tflop": round(result["flops"]["model"] / TERA, 2),
         "floor_seconds": round(time["floor"], 3),
         "expected_seconds": round(time["expected"], 3),

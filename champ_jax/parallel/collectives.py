@@ -20,6 +20,9 @@ NOTICED = 1 << 16
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _OPERATION = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_NAME = re.compile(r"^\s+(?:ROOT )?%([\w.-]+) = ")
+_OPERAND = re.compile(r"%([\w.-]+)")
+_THROUGH = re.compile(r" (?:bitcast|copy|reshape)\(%([\w.-]+)\)")
 _SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _WHILE = re.compile(r" while\(.*body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -41,7 +44,7 @@ def read(program: str) -> list[Collective]:
 
     The whole array counts: what an all-gather makes, what a reduce-scatter or an all-reduce is given. A TPU spells a
     reduce-scatter as a fusion named all-reduce-scatter with an all-reduce inside, and a gather of parts that do not fill
-    its tiles as an all-reduce of zeros with the part written into them, which comes from no operation of ours.
+    its tiles as an all-reduce of zeros with the part written into them.
     """
     bodies = _computations(program)
     times = _times(bodies)
@@ -65,7 +68,7 @@ def read(program: str) -> list[Collective]:
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"
             purpose = "summed" if kind in KINDS[1:3] else "other"
-            if kind == "all-gather" or (kind == "all-reduce" and "op_name=" not in rest):
+            if kind == "all-gather" or (kind == "all-reduce" and "op_name=" not in rest and _writes_a_part(rest, lines, bodies)):
                 purpose = "gathered"
             found.append(Collective(kind, purpose, size, times[name], line.strip()[:300]))
     return found
@@ -122,6 +125,19 @@ def _computations(program: str) -> dict[str, list[str]]:
         elif line.startswith(" "):
             lines.append(line)
     return bodies
+
+
+def _writes_a_part(rest: str, lines: list[str], bodies: Mapping[str, list[str]]) -> bool:
+    """Whether an operand of `operation(%a, %b), ...` is something with a part written into it, by this computation's lines."""
+    made = {match.group(1): line for line in lines if (match := _NAME.match(line))}
+    for name in _OPERAND.findall(rest.partition(")")[0]):
+        line = made.get(name, "")
+        while (through := _THROUGH.search(line)) and through.group(1) in made:
+            line = made[through.group(1)]
+        called = bodies.get(match.group(1), []) if (match := re.search(r"calls=%?([\w.-]+)", line)) else []
+        if " dynamic-update-slice(" in "".join([line, *(inner for inner in called if "ROOT" in inner)]):
+            return True
+    return False
 
 
 def _times(bodies: Mapping[str, list[str]]) -> dict[str, int]:

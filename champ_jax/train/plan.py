@@ -208,6 +208,9 @@ def in_parts(traced: Traced, chip: Chip, target: str, cache: Path | None, say) -
         arguments = held(traced.state) + held(traced.batch)
         sums = held(traced.state.trained) if config.optim.accumulation > 1 else 0
         program = dataclasses.replace(program, arguments=arguments, needed=float(arguments + sums + program.temporaries + program.code))
+    else:  # the first part alone is too much; masters, average and optimiser come on top
+        state = traced.state
+        program = dataclasses.replace(program, needed=program.needed + held((state.trained, state.ema, state.optimizer)))
     return program if program.needed <= chip.usable else dataclasses.replace(program, fits=False)
 
 
