@@ -67,10 +67,15 @@ def read(program: str) -> list[Collective]:
                 size *= _group(rest)
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"
-            purpose = "summed" if kind in KINDS[1:3] else "other"
-            if kind == "all-gather" or (kind == "all-reduce" and "op_name=" not in rest and _writes_a_part(rest, lines, bodies)):
-                purpose = "gathered"
-            found.append(Collective(kind, purpose, size, times[name], line.strip()[:300]))
+            written = 0
+            if kind == "all-reduce" and not started:
+                # The compiler joins small ones, sums of gradients and gathers alike.
+                written = sum(size for size, wrote in zip(_shapes(made), _writes(rest, lines, bodies)) if wrote)
+            shares = {"gathered": size if kind == "all-gather" else written, "summed": 0, "other": 0}
+            shares["summed" if kind in KINDS[1:3] else "other"] += size - shares["gathered"]
+            for purpose, share in shares.items():
+                if share:
+                    found.append(Collective(kind, purpose, share, times[name], line.strip()[:300]))
     return found
 
 
@@ -127,17 +132,17 @@ def _computations(program: str) -> dict[str, list[str]]:
     return bodies
 
 
-def _writes_a_part(rest: str, lines: list[str], bodies: Mapping[str, list[str]]) -> bool:
-    """Whether an operand of `operation(%a, %b), ...` is something with a part written into it, by this computation's lines."""
+def _writes(rest: str, lines: list[str], bodies: Mapping[str, list[str]]) -> list[bool]:
+    """For each operand of `operation(%a, %b), ...`, whether it is something with a part written into it, by this computation's lines."""
     made = {match.group(1): line for line in lines if (match := _NAME.match(line))}
+    found = []
     for name in _OPERAND.findall(rest.partition(")")[0]):
         line = made.get(name, "")
         while (through := _THROUGH.search(line)) and through.group(1) in made:
             line = made[through.group(1)]
-        called = bodies.get(match.group(1), []) if (match := re.search(r"calls=%?([\w.-]+)", line)) else []
-        if " dynamic-update-slice(" in "".join([line, *(inner for inner in called if "ROOT" in inner)]):
-            return True
-    return False
+        called = bodies.get(match.group(1), []) if (match := _CALLED.search(line)) else []
+        found.append(" dynamic-update-slice(" in "".join([line, *(inner for inner in called if "ROOT" in inner)]))
+    return found
 
 
 def _times(bodies: Mapping[str, list[str]]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from champ_jax.errors import UserError
@@ -62,8 +63,9 @@ def _arrange(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     slices, per_slice = shape[0], len(devices) // shape[0]
     order = sorted(devices, key=lambda device: (getattr(device, "slice_index", None) or 0, device.id)) if slices > 1 else list(devices)
+    # 16 x 16 on a torus of 8 x 8 x 4: an axis of ours may take a part of one of the machine's.
     parts = [
-        jax.make_mesh(shape[1:], AXES[1:], axis_types=types[1:], devices=order[i * per_slice : (i + 1) * per_slice]).devices
+        mesh_utils.create_device_mesh(shape[1:], order[i * per_slice : (i + 1) * per_slice], allow_split_physical_axes=True)
         for i in range(slices)
     ]
     return Mesh(np.stack(parts), AXES, axis_types=types)

@@ -6,7 +6,6 @@ with equal shapes one is compiled, and counted as often as there are.
 """
 
 import dataclasses
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -78,17 +77,22 @@ def lower_exchange(config, assembled, mesh, chosen: dict[str, Any]):
     def loss(params, batch, key, step):
         total = jnp.zeros(())
         for leaf in jax.tree.leaves(params):
-            x = batch[str(math.prod(leaf.shape[:-1]) if leaf.ndim > 1 else leaf.size)]
+            x = batch[str(_width(leaf))]
             # Products, as in the model, so that nothing but the whole parameter will do.
-            out = jnp.tanh(x @ leaf.reshape(-1, leaf.shape[-1])) if leaf.ndim > 1 else x * leaf
+            out = jnp.tanh(jnp.einsum("ri,...io->r...o", x, leaf)) if leaf.ndim > 1 else x * leaf
             total += out.astype(jnp.float32).mean()
         return total, {}
 
     part = dataclasses.replace(assembled, params=unflatten_dict(chosen, sep="/"))
     step, described, _ = compile_step(config, part, mesh, loss)
-    widths = {math.prod(leaf.shape[:-1]) if leaf.ndim > 1 else leaf.size for leaf in chosen.values()}
+    widths = {_width(leaf) for leaf in chosen.values()}
     batch = {str(width): jax.ShapeDtypeStruct((ROWS * mesh.size, width), dtype) for width in widths}
     return step.lower(placed(described, state_layout(described, mesh)), placed(batch, batch_sharding(mesh)))
+
+
+def _width(leaf) -> int:
+    """Inputs of a kernel, or the length of a vector."""
+    return leaf.shape[-2] if leaf.ndim > 1 else leaf.size
 
 
 def compile_parts(config, assembled, mesh, state, share, device, targets: tuple[str, str], cache: Path | None, say) -> Program:

@@ -31,7 +31,8 @@ def test_every_spelling_is_read_and_nothing_twice():
         ("all-reduce", "summed", 2 * 64 * 64, 3),  # in a loop that turns three times
         ("all-gather", "gathered", 4 * 192 * 256, 1),  # spelled twice, with one channel
         ("collective-permute", "other", 4 * 95, 1),  # start and done are one
-        ("all-reduce", "gathered", 2 * (20480 * 20 + 64), 1),  # a gather of parts that fill no tile
+        ("all-reduce", "gathered", 2 * 20480 * 20, 1),  # a gather of parts that fill no tile, joined
+        ("all-reduce", "summed", 2 * 64, 1),  # with a sum
         ("reduce-scatter", "summed", 4 * 16 * 8 * 4, 1),  # the operand is what counts: four times the result
     }
 
