@@ -6,6 +6,7 @@ import pytest
 
 from champ_jax.errors import UserError
 from champ_jax.parallel import ahead, chips
+from champ_jax.parallel.mesh import make_mesh
 
 
 def test_topologies():
@@ -48,3 +49,11 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path, monkeypatch):
     assert ahead.compile_lowered(Lowered(), "v5e:2x2", tmp_path) == first and len(calls) == 1
     ahead.compile_lowered(Lowered(), "v5e:4x4", tmp_path)
     assert len(calls) == 2
+
+
+@pytest.mark.skipif(not chips.has_libtpu(), reason="no TPU compiler here: pip install -e .[tpu]")
+@pytest.mark.parametrize("topology", ["v5e:16x16", "v5p:8x8x4", "v6e:4x8"])
+def test_meshes_of_real_topologies(topology):
+    """16 x 16 devices also where no axis of the machine, and no product of them, has 16."""
+    mesh = make_mesh({"replica": -1}, chips.describe_devices(topology))
+    assert mesh.size == chips.count(topology) and mesh.shape["inner"] == 16
