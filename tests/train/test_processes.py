@@ -37,7 +37,9 @@ def this_environment() -> dict[str, str]:
 def start(count: int, config: Path, workdir: Path, *overrides: str, **environment: str) -> subprocess.Popen:
     """launch/local_cluster.sh with two devices a process, in the environment that runs the tests."""
     command = ["bash", "launch/local_cluster.sh", str(count), str(config), str(workdir), *overrides]
-    environment = {**this_environment(), "DEVICES": "2", "RESTARTS": "0", **environment}
+    # Every life of a run compiles the same programs.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+    environment = {**this_environment(), **cache, "DEVICES": "2", "RESTARTS": "0", **environment}
     # A file, because a pipe that nobody reads stops who writes to it.
     with open(workdir.with_suffix(".log"), "a") as log:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
