@@ -33,6 +33,7 @@ from champ_jax.errors import UserError, WorkdirError
 ARRAYS, BAD, FAILED = "arrays", ".bad", "failed"
 LOOK_SECONDS = 1.0
 """Between looks for a process whose part of a save failed."""
+LEAVING_SECONDS = 15.0
 log = logging.getLogger(__name__)
 
 
@@ -54,10 +55,11 @@ class Saver:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        # No collective here: an exception may have brought this process alone to leave.
+    def __exit__(self, kind, *_):
+        # No collective here: an exception may have brought this process alone to leave. Nor may a save wait for ever for
+        # the process whose death was the exception.
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(LEAVING_SECONDS if kind is not None and jax.process_count() > 1 else None)
         if self._error is not None:
             log.warning("%s", self._message(self._error))
 

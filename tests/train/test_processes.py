@@ -134,12 +134,12 @@ def test_a_lost_process_ends_all_within_a_minute_and_the_run_goes_on(sent, victi
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     code, output = end(start(2, config, unbroken, *changes), unbroken)
     assert code == 0, output[-3000:]
-    process = start(2, config, broken, *changes, GRACE="10")
+    process = start(2, config, broken, *changes, GRACE="55")
     until_step(15, process, broken)
     os.kill(process_of(victim, broken), sent)
     began = time.monotonic()
     code, output = end(process, broken)
-    assert time.monotonic() - began < 60 + 10  # and the launcher's own patience with what cannot end by itself
+    assert time.monotonic() - began < 75  # and the launcher's own patience with what cannot end by itself
     assert code == 75, output[-3000:]
     assert "most recent call first" in output, "the stacks of those that waited"
     code, output = end(start(2, config, broken, *changes), broken)
@@ -154,7 +154,7 @@ def test_four_processes_are_killed_and_restarted_by_the_launcher(config, tmp_pat
     one, four = tmp_path / "one", tmp_path / "four"
     code, output = end(start(1, config, one, *changes, DEVICES="4"), one)
     assert code == 0, output[-3000:]
-    process = start(4, config, four, *changes, DEVICES="1", RESTARTS="3", GRACE="10")
+    process = start(4, config, four, *changes, DEVICES="1", RESTARTS="3", GRACE="55")
     until_step(5, process, four)
     os.kill(process_of(2, four), signal.SIGKILL)
     code, output = end(process, four)
