@@ -62,9 +62,10 @@ def test_a_joints_place_depends_on_its_own_logits_only():
     logits = jax.random.normal(jax.random.key(0), (3, 5, 16))
     centres = bin_centres(16, 1.0)
     order = np.array([4, 1, 0, 3, 2])
-    np.testing.assert_array_equal(soft_argmax(logits[:, order], centres), soft_argmax(logits, centres)[:, order])
+    # Not bit for bit: a compiler may sum the last joints of an array in another order than the first.
+    np.testing.assert_allclose(soft_argmax(logits[:, order], centres), soft_argmax(logits, centres)[:, order], rtol=1e-6)
     changed = soft_argmax(logits.at[:, 2].add(jnp.arange(16.0)), centres)
-    np.testing.assert_array_equal(np.delete(changed, 2, 1), np.delete(soft_argmax(logits, centres), 2, 1))
+    np.testing.assert_allclose(np.delete(changed, 2, 1), np.delete(soft_argmax(logits, centres), 2, 1), rtol=1e-6)
 
 
 def test_face_is_the_references_at_the_start(run):
