@@ -30,6 +30,7 @@ def test_batches_are_those_of_the_loader(small, stage):
     geometry, data = assemble_abstract(small("B")).config, config.data
     frames = {"frames": data.frames, "stride": data.get("stride", 1)}
     real = next(make_loader(records, stage=stage, batch_size=data.batch_size, size=data.size, kinds=geometry.kinds, **frames))
+    del real["record"]  # never reaches a device
     face, music = real["face"].shape[-1], real["music"].shape[-1]
     described = describe_batch(stage, batch_size=data.batch_size, frames=data.frames, size=data.size, kinds=geometry.kinds,
                                face_dim=face, music_dim=music)  # fmt: skip
