@@ -5,9 +5,7 @@ import tempfile
 
 # Before anything imports jax: a GPU would answer in lower precision, and the workers would fight for its memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# The tests compile for minutes and run for seconds: code that is made quickly serves them better than quick code, and what
-# one worker compiled the others of the same run need not.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# What one worker compiled the others of the same run need not.
 if "PYTEST_XDIST_TESTRUNUID" in os.environ:
     compiled = os.path.join(tempfile.gettempdir(), f"champ_jax-{os.environ['PYTEST_XDIST_TESTRUNUID']}")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
