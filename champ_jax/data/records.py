@@ -357,3 +357,8 @@ def _decode(name: str, value: Any) -> Any:
 def open_records(directory: str | os.PathLike, split: str, keep: bool = False) -> Records:
     """Opens a split (several: "train+motion"); see Records. Raises UserError if it is absent, damaged or of another schema."""
     return Records(directory, split, keep)
+
+
+def splits_of(directory: str | os.PathLike) -> list[str]:
+    """The names of the splits in a directory of records."""
+    return sorted(_load_info(Path(directory)).info.splits)
