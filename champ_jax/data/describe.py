@@ -19,11 +19,11 @@ def describe_batch(
     motion_frames: int = 0,
     music_dim: int = 0,
     face_dim: int = 0,
-    latents: tuple[int, int] | None = None,
+    encoded: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
     """{entry: (shape, dtype), nested as the batch} of the batches that `loader.make_loader` makes with these arguments.
 
-    latents: (cells along each side, channels) of a latent cache, whose rows replace video.
+    encoded: (cells along each side, channels, width of the token or 0) of an encoder cache, whose rows replace photos.
     """
     B, F, S = batch_size, frames, size
     batch = _motion(B, F, music_dim, face_dim)
@@ -31,18 +31,18 @@ def describe_batch(
         return batch
     images = lambda *shape: ((*shape, S, S, 3), np.uint8)  # noqa: E731
     batch |= {
-        "reference": images(B),
         "reference_pose": images(B),
         "guidance": {kind: images(B, F) for kind in kinds},
         "mask": ((B, F, S, S), np.uint8),
         "face_box": ((B, F, 4), np.float32),
     }
-    if latents is None:
-        batch["video"] = images(B, F)
+    if encoded is None:
+        batch |= {"video": images(B, F), "reference": images(B)}
     else:
-        side, channels = latents
-        batch["latents"] = ((B, F, side, side, channels), np.float16)
-        batch["reference_latents"] = ((B, side, side, channels), np.float16)
+        side, channels, width = encoded
+        batch["moments"] = ((B, F, side, side, 2 * channels), np.float16)
+        batch["reference_moments"] = ((B, side, side, 2 * channels), np.float16)
+        batch |= {"reference_token": ((B, width), np.float16)} if width else {}
     if motion_frames:
         batch["motion"] = {**_motion(B, motion_frames, music_dim, face_dim), "index": ((B, F), np.int32)}
     return batch

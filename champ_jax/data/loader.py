@@ -6,7 +6,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from champ_jax.data.latents import Latents
+from champ_jax.data.encoded import Encoded
 from champ_jax.data.read_ahead import ReadAhead
 from champ_jax.data.records import ClipInfo, Records
 from champ_jax.data.samples import Sample, SampleSpec, make_sample
@@ -72,8 +72,8 @@ class _ToSample:
     never taken from what is known of the record: which sample comes must not depend on what this process has met before.
     """
 
-    def __init__(self, records: Records, items: np.ndarray, spec: SampleSpec, latents: Latents | None):
-        self.records, self.items, self.spec, self.latents = records, items, spec, latents
+    def __init__(self, records: Records, items: np.ndarray, spec: SampleSpec, encoded: Encoded | None):
+        self.records, self.items, self.spec, self.encoded = records, items, spec, encoded
 
     def __call__(self, item: int, rng: np.random.Generator | None = None) -> Sample:
         """The sample, with the number of its record. Raises UserError when too many records cannot be read."""
@@ -91,9 +91,7 @@ class _ToSample:
                         "Copy the files again, or write the records again.")  # fmt: skip
 
     def _sample(self, number: int, slot: int, slots: int, rng: np.random.Generator | None) -> Sample:
-        clip = self.records[number]
-        latents = None if self.latents is None else self.latents[clip.clip_id]
-        return make_sample(clip, slot, slots, self.spec, rng, latents)
+        return make_sample(self.records[number], slot, slots, self.spec, rng, self.encoded)
 
 
 def make_loader(
@@ -110,7 +108,7 @@ def make_loader(
     train: bool = True,
     augment: Augment | str = "mild",
     skip_short: bool = False,
-    latents: Latents | None = None,
+    encoded: Encoded | None = None,
     process: tuple[int, int] = (0, 1),
     threads: int = 2,
 ) -> Loader:
@@ -123,7 +121,7 @@ def make_loader(
       stride: stage C takes every stride-th stored frame. motion_frames: stage B brings a music window of this length.
       augment: an Augment or the name of one in `AUGMENTATIONS`; never applied with `train=False`.
       skip_short: leave out clips that are too short for `frames`, instead of refusing them.
-      latents: a latent cache for `size`; its rows replace video.
+      encoded: an encoder cache for `size`; its rows replace photos.
       process: (index, count) of this host. The union of the hosts' batches does not depend on their number.
       threads: these read batches ahead; 0 reads a batch when it is asked for.
 
@@ -133,8 +131,8 @@ def make_loader(
       music f32 [B,F,Dm], music_mask f32 [B], seconds f32 [B,F], identity i32 [B],
       record i32 [B], the numbers in `records` of the clips that the samples come from;
       B and C also video u8 [B,F,H,W,3], reference and its skeleton reference_pose u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
-      mask u8 [B,F,H,W], face_box f32 [B,F,4]; with a latent cache latents f16 [B,F,h,w,c] and reference_latents
-      f16 [B,h,w,c] in place of video; with motion_frames "motion", a stage A batch of that length,
+      mask u8 [B,F,H,W], face_box f32 [B,F,4]; with an encoder cache moments f16 [B,F,h,w,2c],
+      reference_moments f16 [B,h,w,2c] and reference_token f16 [B,D] in place of video and reference; with motion_frames "motion", a stage A batch of that length,
       and in it index i32 [B,F], where the targets are.
 
     Raises UserError if the data cannot give such batches: clips too short, a map not stored, mixed features. Damage shows
@@ -146,8 +144,8 @@ def make_loader(
         if augment not in AUGMENTATIONS:
             raise UserError(f"augment: expected one of {', '.join(AUGMENTATIONS)}, got {augment!r}.")
         augment = AUGMENTATIONS[augment]
-    if latents is not None and augment and train:
-        raise UserError("A latent cache holds frames as they are: switch augmentation off, or do not use the cache.")
+    if encoded is not None and augment and train:
+        raise UserError("An encoder cache holds frames as they are: switch augmentation off, or do not use the cache.")
     spec = SampleSpec(
         stage=stage,
         frames=frames,
@@ -166,7 +164,7 @@ def make_loader(
     if not train and len(items) < batch_size:
         raise UserError(f"{records.where()}: {len(items)} samples do not fill one batch of {batch_size}. "
                         "Use a smaller batch.")  # fmt: skip
-    dataset = _sequence(_ToSample(records, items, spec, latents), seed, train, process, batch_size)
+    dataset = _sequence(_ToSample(records, items, spec, encoded), seed, train, process, batch_size)
     settings = {"split": records.split, "clips": len(records), "stage": stage, "batch_size": batch_size, "frames": frames,
                 "stride": stride, "seed": seed, "train": train}  # fmt: skip
     return Loader(dataset, len(items) // batch_size, settings, records.where(), threads)

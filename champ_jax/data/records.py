@@ -6,6 +6,7 @@ directory either has a split completely or does not have it.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -107,6 +108,7 @@ class _Shards:
         self.paths: list[Path] = []
         self.lengths: list[int] = []
         self.bytes = 0
+        self.digest = hashlib.sha256()
         self._size = 0
         self._writer = None
 
@@ -121,6 +123,7 @@ class _Shards:
             # One record a group: random access then reads one clip, not its neighbours.
             self._writer = array_record_module.ArrayRecordWriter(str(self.paths[-1]), "group_size:1")
         self._writer.write(record)
+        self.digest.update(record)
         self.lengths[-1] += 1
         self.bytes += len(record)
         self._size += len(record)
@@ -186,7 +189,7 @@ def _publish(directory: Path, split: str, shards: _Shards, infos: list[ClipInfo]
         final = Path(template.sharded_filepath(shard_index=number, num_shards=len(shards.paths)))
         sizes[final.name] = path.stat().st_size
         os.replace(path, final)
-    index = {"files": sizes, "clips": [dataclasses.asdict(info) for info in infos]}
+    index = {"files": sizes, "digest": shards.digest.hexdigest(), "clips": [dataclasses.asdict(info) for info in infos]}
     _replace_text(directory / f"index-{split}.json", json.dumps(index))
     info = tfds_splits.SplitInfo(name=split, shard_lengths=shards.lengths, num_bytes=shards.bytes, filename_template=template)
     _write_info(directory, {**others, split: info})
@@ -221,7 +224,7 @@ def _replace_text(path: Path, text: str) -> None:
 class Records:
     """Random access to the clips of one split, or of several joined by `+`: `records[i]` is a Clip.
 
-    infos: one ClipInfo a record. With `keep`, opened clips and their decoded images stay in memory. Reading a damaged
+    infos: one ClipInfo a record. fingerprint: changes with the clips. With `keep`, opened clips and their decoded images stay in memory. Reading a damaged
     record raises UserError naming file and record; one that can do without it says so to `skip`.
     skipped: {clip id: reason} of the records that were.
     """
@@ -246,14 +249,21 @@ class Records:
         self._clips: dict[int, Clip] = {}
         self.skipped: dict[str, str] = {}
         self._skipping = threading.Lock()  # two threads may find the same damage
-        self.infos = [info for name in names for info in self._read_index(name)]
+        self.infos: list[ClipInfo] = []
+        digest = hashlib.sha256()
+        for name in names:
+            text, infos = self._read_index(name)
+            digest.update(text.encode())
+            self.infos += infos
+        self.fingerprint = digest.hexdigest()[:16]
         if len({info.clip_id for info in self.infos}) < len(self.infos):
             raise UserError(f"{directory}: the splits {split} share clips; each clip may be in one of them only.")
 
-    def _read_index(self, split: str) -> list[ClipInfo]:
+    def _read_index(self, split: str) -> tuple[str, list[ClipInfo]]:
         path = self.directory / f"index-{split}.json"
         try:
-            index = json.loads(path.read_text())
+            text = path.read_text()
+            index = json.loads(text)
             infos = [ClipInfo(**{**row, "maps": tuple(row["maps"])}) for row in index["clips"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: unreadable index ({_line(error)}). Write the records again.") from error
@@ -263,7 +273,7 @@ class Records:
             if found != size:
                 state = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise UserError(f"{file}: unreadable records: the file {state}. Copy or write the split again.")
-        return infos
+        return text, infos
 
     def __len__(self) -> int:
         return len(self.infos)

@@ -7,6 +7,7 @@ import numpy as np
 
 from champ_jax.data import transforms
 from champ_jax.data.clip import Clip
+from champ_jax.data.encoded import Encoded
 from champ_jax.data.music import rows_at
 from champ_jax.errors import UserError
 from champ_jax.pose.draw import draw
@@ -40,10 +41,10 @@ class SampleSpec:
         return {"A": self.frames, "B": self.frames + 1, "C": (self.frames - 1) * self.stride + 1}[self.stage]
 
 
-def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.random.Generator | None, latents: np.ndarray | None) -> Sample:
+def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.random.Generator | None, encoded: Encoded | None) -> Sample:
     """The sample of part `slot` of `slots` of a clip; with `rng`, of a random part, through a random View.
 
-    latents: [n,h,w,c] of all the clip's stored frames, to be given in place of its pixels.
+    encoded: what the frozen encoders make of all stored frames, to be given in place of pixels.
     Returns a batch's entries without the leading B (make_loader lists them).
     """
     view = transforms.fit(clip.size, spec.size, clip.person_box)
@@ -67,13 +68,7 @@ def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.ran
     reference = int(clip["reference_index"]) if rng is None else _reference(clip, targets, spec, rng)
     sample = _frames(clip, targets, reference, view, spec)
     colours = transforms.draw_colours(spec.augment, rng) if rng is not None and spec.augment is not None else None
-    if latents is None:
-        sample |= _pixels(clip, targets, reference, view, colours)
-    else:
-        if np.isnan([latents[frame].flat[0] for frame in (*targets, reference)]).any():
-            raise UserError(f"{clip.where}: a frame could not be read when latents were encoded. Delete the latent cache once it can.")
-        photo = view.photo(clip.image("frames", reference))  # for the image encoder, which reads pixels
-        sample |= {"latents": latents[targets], "reference_latents": latents[reference], "reference": photo}
+    sample |= _pixels(clip, targets, reference, view, colours) if encoded is None else _rows(clip, targets, reference, encoded)
     if motion_frames is not None:
         sample["motion"] = _motion(clip, motion_frames, view, spec)
         sample["motion"]["index"] = (clip["frame_index"][targets] - motion_frames[0]).astype(np.int32)
@@ -197,3 +192,13 @@ def _pixels(clip: Clip, targets: np.ndarray, reference: int, view: transforms.Vi
     video = [transforms.recolour(view.photo(clip.image("frames", number)), colours) for number in targets]
     photo = transforms.recolour(view.photo(clip.image("frames", reference)), colours)
     return {"video": np.stack(video), "reference": photo}
+
+
+def _rows(clip: Clip, targets: np.ndarray, reference: int, encoded: Encoded) -> Sample:
+    """What stands for the photos: rows of the encoder cache."""
+    rows = encoded[clip.clip_id]
+    moments = rows["moments"]
+    if np.isnan([moments[frame].flat[0] for frame in (*targets, reference)]).any():
+        raise UserError(f"{clip.where}: a frame could not be read when it was encoded. Delete the encoder cache once it can.")
+    sample = {"moments": moments[targets], "reference_moments": moments[reference]}
+    return sample | ({"reference_token": rows["token"][reference]} if "token" in rows else {})

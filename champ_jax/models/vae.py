@@ -215,7 +215,11 @@ class VAE(nnx.Module):
 
 def vae_latents(vae: VAE, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Scaled latents [...,h,w,c] of images [...,H,W,3] in [-1,1]: the mean, or a sample if a key is given."""
-    mean, logvar = vae.encode(images)
+    return latents_of(vae, *vae.encode(images), key)
+
+
+def latents_of(vae: VAE, mean: jax.Array, logvar: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Scaled latents [...,h,w,c] of what the VAE's encoder gives: the mean, or a sample if a key is given."""
     if key is not None:
         mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
     return mean * vae.config.scaling

@@ -61,9 +61,9 @@ class Assembled:
     frozen_hash: str
 
     @property
-    def vae_hash(self) -> str:
-        """Names the VAE's weights: what a latent cache must match."""
-        return _fingerprint(flatten_dict(self.params["vae"], sep="/"))
+    def encoders_hash(self) -> str:
+        """Names the weights of VAE and CLIP: what an encoder cache must match."""
+        return _fingerprint(flatten_dict({name: self.params[name] for name in ("vae", "clip") if name in self.params}, sep="/"))
 
 
 def assemble(config, records: Records) -> Assembled:

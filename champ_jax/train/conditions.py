@@ -11,7 +11,7 @@ from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.m2p import to_pixels
 from champ_jax.models.reference import reference_features
-from champ_jax.models.vae import vae_latents
+from champ_jax.models.vae import latents_of, vae_latents
 from champ_jax.nn.kernels import devices
 from champ_jax.pose.differentiable import FRAMES_AT_ONCE, pose_map
 
@@ -69,7 +69,7 @@ def music_map(batch: Batch, pose: dict[str, jax.Array]) -> jax.Array:
     index = motion["index"][..., None]
     keypoints = jnp.take_along_axis(keypoints, index[..., None], axis=1)
     confidence = jnp.take_along_axis(confidence, index, axis=1)
-    height, width = batch["reference"].shape[1:3]
+    height, width = batch["mask"].shape[2:]
     return pose_map(keypoints, confidence, (height, width), at_once=FRAMES_AT_ONCE * devices())
 
 
@@ -88,7 +88,7 @@ def make_conditions(
     when dancing, since the other maps would give the true pose away.
     A dropped reference is dropped whole: neither its features nor its image token are seen.
     """
-    size = batch["reference"].shape[0]
+    size = batch["mask"].shape[0]
     key_reference, key_clip, key_kinds = jax.random.split(key, 3)
     keep_reference = keep(key_reference, size, config.reference_dropout)
     keep_token = keep_reference * keep(key_clip, size, config.clip_dropout)
@@ -97,8 +97,8 @@ def make_conditions(
     if width is not None:
         context = jnp.zeros((size, 1, width))
     if model.clip is not None:
-        context = model.clip(clip_resize(batch["reference"], model.config.clip.image_size))[:, None, :]
-        context = context * keep_token[:, None, None]
+        context = image_token(model, batch["reference"]) if "reference" in batch else batch["reference_token"].astype(jnp.float32)
+        context = context[:, None, :] * keep_token[:, None, None]
 
     maps = {kind: batch["guidance"][kind].astype(jnp.float32) / 255.0 for kind in model.config.kinds}
     weights = guidance_weights(key_kinds, model.config.kinds, size, config)
@@ -118,16 +118,22 @@ def make_conditions(
     return Conditions(context, guidance, reference, keep_reference)
 
 
+def image_token(model: Animator, images: jax.Array) -> jax.Array:
+    """CLIP's embedding [B,D] of uint8 images [B,H,W,3]."""
+    return model.clip(clip_resize(images, model.config.clip.image_size))
+
+
 def encode_images(model: Animator, images: jax.Array, key: jax.Array | None) -> jax.Array:
     """Latents of uint8 images [...,H,W,3]: a sample of the posterior, or its mean when `key` is None."""
     return jax.lax.stop_gradient(vae_latents(model.vae, images.astype(jnp.float32) / 127.5 - 1.0, key))
 
 
 def batch_latents(model: Animator, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(target latents [B,F,h,w,C], reference latents [B,h,w,C]) from a latent cache or from pixels."""
-    if "latents" in batch:
-        return batch["latents"].astype(jnp.float32), batch["reference_latents"].astype(jnp.float32)
+    """(target latents [B,F,h,w,C], reference latents [B,h,w,C]), drawn alike from the encoder cache and from pixels."""
     key_target, key_reference = jax.random.split(key)
+    if "moments" in batch:
+        target, reference = (jnp.split(batch[name].astype(jnp.float32), 2, axis=-1) for name in ("moments", "reference_moments"))
+        return latents_of(model.vae, *target, key_target), latents_of(model.vae, *reference, key_reference)
     return encode_images(model, batch["video"], key_target), encode_images(model, batch["reference"], key_reference)
 
 

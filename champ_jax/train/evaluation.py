@@ -35,7 +35,7 @@ class Evaluation:
     def __init__(self, config, assembled: Assembled, stage: Stage, mesh: Mesh):
         self.config, self.assembled, self.mesh = config, assembled, mesh
         records = open_records(config.data.directory, config.data.validation_split, keep=True)
-        loader = make_batches(config, assembled, records, config.data.frames, train=False, latents=None)
+        loader = make_batches(config, assembled, records, config.data.frames, train=False, encoded=None)
         count = min(len(loader), config.log.validation_batches)
         if not count:
             raise UserError(

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from champ_jax.data.latents import Latents, build_latents, open_latents
+from champ_jax.data.encoded import Encoded, build_encoded, open_encoded
 from champ_jax.data.loader import Batch, Loader, make_loader
 from champ_jax.data.records import Records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
 from champ_jax.models.m2p import measure_statistics, with_statistics
-from champ_jax.models.vae import vae_latents
 from champ_jax.parallel.multihost import barrier, is_first
 from champ_jax.train.assemble import Assembled
+from champ_jax.train.conditions import image_token
 
 MEASURED = 32  # batches
 REMEMBERED = 64  # steps
@@ -38,7 +38,7 @@ class Feed:
     def __init__(self, config, assembled: Assembled, records: Records, workdir: Path):
         self.config, self.assembled, self.records = config, assembled, records
         self.phases = clip_lengths(config)
-        self.latents = _latent_cache(config, assembled, records, workdir)
+        self.encoded = _encoder_cache(config, assembled, records, workdir)
         self._first_step, self._loader = None, None
         self._numbers: OrderedDict[int, np.ndarray] = OrderedDict()  # of the records in a step's batch
 
@@ -54,7 +54,7 @@ class Feed:
         first_step, frames = self._phase(step)
         if first_step != self._first_step:
             self._first_step = first_step
-            self._loader = make_batches(self.config, self.assembled, self.records, frames, train=True, latents=self.latents)
+            self._loader = make_batches(self.config, self.assembled, self.records, frames, train=True, encoded=self.encoded)
         return self._loader
 
     def next(self, step: int) -> Batch:
@@ -92,14 +92,14 @@ def standardise(config, assembled: Assembled, records: Records) -> Assembled:
     """
     if "m2p" not in assembled.fresh:
         return assembled
-    loader = make_batches(config, assembled, records, config.data.frames, train=True, latents=None, process=(0, 1))
+    loader = make_batches(config, assembled, records, config.data.frames, train=True, encoded=None, process=(0, 1))
     batches = (next(loader) for _ in range(MEASURED))
     statistics = measure_statistics(batch if config.stage == "A" else batch["motion"] for batch in batches)
     m2p = jax.tree.map(np.asarray, with_statistics(assembled.params["m2p"], statistics))
     return dataclasses.replace(assembled, params={**assembled.params, "m2p": m2p})
 
 
-def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, latents: Latents | None, process=None) -> Loader:
+def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, encoded: Encoded | None, process=None) -> Loader:
     """A loader for the configuration's stage over `records`; process: (index, count), this one's by default."""
     music = config.stage == "B" and assembled.config.m2p is not None
     return make_loader(
@@ -115,26 +115,26 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
         train=train,
         augment=config.data.augment,
         skip_short=True,
-        latents=latents,
+        encoded=encoded,
         process=process or (jax.process_index(), jax.process_count()),
     )
 
 
-def _latent_cache(config, assembled: Assembled, records: Records, workdir: Path) -> Latents | None:
-    """The latents of all stored frames, encoded now unless the run's folder already has them."""
+def _encoder_cache(config, assembled: Assembled, records: Records, workdir: Path) -> Encoded | None:
+    """What the frozen encoders make of all stored frames, encoded now unless the run's folder already has it."""
     if config.stage == "A" or not config.data.latent_cache:
         return None
-    directory, size = workdir / "latents", (config.data.size, config.data.size)
+    directory, size = workdir / "encoded", (config.data.size, config.data.size)
     if is_first():
-        _fill_latent_cache(assembled, records, directory, size)
-    barrier("latents")
-    return open_latents(records, directory, assembled.vae_hash, size)
+        _fill_encoder_cache(assembled, records, directory, size)
+    barrier("encoded")
+    return open_encoded(records, directory, assembled.encoders_hash, size)
 
 
-def _fill_latent_cache(assembled: Assembled, records: Records, directory: Path, size: tuple[int, int]) -> None:
+def _fill_encoder_cache(assembled: Assembled, records: Records, directory: Path, size: tuple[int, int]) -> None:
     """Encodes all stored frames, unless the folder has them already."""
     try:
-        open_latents(records, directory, assembled.vae_hash, size)
+        open_encoded(records, directory, assembled.encoders_hash, size)
         return
     except UserError:
         print(f"encoding {sum(info.stored for info in records.infos)} frames into {directory}", flush=True)
@@ -142,7 +142,8 @@ def _fill_latent_cache(assembled: Assembled, records: Records, directory: Path, 
     @jax.jit
     def encode(params, frames):
         model = merge(assembled.graphdef, params)
-        return vae_latents(model.vae, frames.astype(jnp.float32) / 127.5 - 1.0)
+        rows = {"moments": jnp.concatenate(model.vae.encode(frames.astype(jnp.float32) / 127.5 - 1.0), -1)}
+        return rows if model.clip is None else rows | {"token": image_token(model, frames)}
 
     params = assembled.params
-    build_latents(records, directory, lambda frames: np.asarray(encode(params, frames)), assembled.vae_hash, size)
+    build_encoded(records, directory, lambda frames: jax.device_get(encode(params, frames)), assembled.encoders_hash, size)

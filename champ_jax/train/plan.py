@@ -50,7 +50,9 @@ def batch_of(config, assembled: Assembled) -> dict[str, Any]:
     """Shapes and dtypes of the run's batches, as its loader makes them."""
     data, geometry, image = config.data, assembled.config, config.stage != "A"
     music, face = (geometry.m2p.music_dim, geometry.m2p.face_dim) if geometry.m2p else (0, 512)
-    cells = data.size // geometry.vae.downsampling
+    encoded = None
+    if image and data.latent_cache:
+        encoded = data.size // geometry.vae.downsampling, geometry.vae.latent_channels, geometry.clip.projection if geometry.clip else 0
     shapes = describe_batch(
         config.stage,
         batch_size=data.batch_size,
@@ -60,7 +62,7 @@ def batch_of(config, assembled: Assembled) -> dict[str, Any]:
         motion_frames=data.get("motion_frames", 0) if geometry.m2p and config.stage == "B" else 0,
         music_dim=music,
         face_dim=face,
-        latents=(cells, geometry.vae.latent_channels) if image and data.latent_cache else None,
+        encoded=encoded,
     )
     return jax.tree.map(lambda entry: jax.ShapeDtypeStruct(*entry), shapes, is_leaf=lambda entry: isinstance(entry, tuple))
 

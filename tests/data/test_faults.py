@@ -14,7 +14,7 @@ from champ_jax.data import loader as loaders
 from champ_jax.data import records as records_module
 from champ_jax.data import schema
 from champ_jax.data.codecs import encode_image
-from champ_jax.data.latents import build_latents
+from champ_jax.data.encoded import build_encoded
 from champ_jax.data.loader import make_loader
 from champ_jax.data.records import Records, open_records, write_records
 from champ_jax.errors import UserError
@@ -159,7 +159,7 @@ def test_validation_skips_too(tmp_path, monkeypatch):
     np.testing.assert_array_equal(numbers, expected)
 
 
-def test_a_latent_cache_goes_without_what_cannot_be_read(tmp_path, monkeypatch, capsys):
+def test_an_encoder_cache_goes_without_what_cannot_be_read(tmp_path, monkeypatch, capsys):
     """Row 20: neither one damaged photo nor a record that cannot be opened ends the encoding, and neither is trained on."""
     monkeypatch.setattr(records_module, "MAX_BAD", 0.02)
 
@@ -169,15 +169,16 @@ def test_a_latent_cache_goes_without_what_cannot_be_read(tmp_path, monkeypatch, 
         return {**clip, "frames": [clip["frames"][0], b"", clip["frames"][2]]}
 
     records = write(tmp_path, monkeypatch, damage, bad=(BAD, 80))
-    latents = build_latents(records, tmp_path / "cache", lambda frames: frames[:, ::8, ::8] / 255.0, "vae", (32, 32), chunk=32)
+    encoded = build_encoded(records, tmp_path / "cache", lambda x: {"moments": x[:, ::8, ::8] / 255.0}, "vae", (32, 32), chunk=32)
     assert list(records.skipped) == ["c57", "c80"] and capsys.readouterr().out.count("warning") == 2
-    assert np.isnan(latents["c57"][:, 0, 0, 0]).tolist() == [False, True, False] and np.isnan(latents["c80"]).all()
-    assert not np.isnan(latents["c56"]).any() and np.isnan(latents["c57"]).mean() == 1 / 3
+    rows = {clip: encoded[clip]["moments"] for clip in ("c56", "c57", "c80")}
+    assert np.isnan(rows["c57"][:, 0, 0, 0]).tolist() == [False, True, False] and np.isnan(rows["c80"]).all()
+    assert not np.isnan(rows["c56"]).any() and np.isnan(rows["c57"]).mean() == 1 / 3
     records = open_records(tmp_path, "train")
-    loader = make_loader(records, **SETTINGS, augment="none", latents=latents)
+    loader = make_loader(records, **SETTINGS, augment="none", encoded=encoded)
     for _ in range(len(loader)):
-        assert not np.isnan(next(loader)["latents"]).any()
-    assert "when latents were encoded" in records.skipped["c57"] and "kps has 6 rows" in records.skipped["c80"]
+        assert not np.isnan(next(loader)["moments"]).any()
+    assert "when it was encoded" in records.skipped["c57"] and "kps has 6 rows" in records.skipped["c80"]
 
 
 def test_nothing_readable_is_an_error(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from champ_jax.data.records import open_records, write_records
 from champ_jax.errors import UserError
 from champ_jax.parallel.mesh import make_mesh
 from champ_jax.train.assemble import assemble, with_pipeline_settings
+from champ_jax.train.compiled import loss_of
 from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import REMEMBERED, Feed
 from champ_jax.train.stages import STAGES
@@ -123,3 +125,18 @@ def test_validation_skips_too_and_ships_no_numbers(small, damaged, monkeypatch):
     assert list(batch["identity"]) == [0, 1, 3, 3] and "record" not in batch
     loader = make_loader(open_records(damaged, "test"), stage="B", batch_size=4, frames=1, size=32, kinds=(), train=False)
     assert list(next(loader)["record"]) == [0, 1, 3, 3]
+
+
+def test_losses_with_and_without_the_encoder_cache_are_equal(small, tmp_path):
+    """The cache holds mean and log-variance, so that training draws from it what it draws from pixels."""
+    losses = []
+    for cached in (False, True):
+        config = small("B", data__latent_cache=cached, data__augment="none")
+        records = open_records(config.data.directory, config.data.split)
+        assembled = assemble(config, records)
+        feed = Feed(config, assembled, records, tmp_path)
+        loss = jax.jit(loss_of(config, assembled))
+        batches = [feed.next(step) for step in range(3)]
+        assert all(("video" in batch) != cached and ("reference" in batch) != cached for batch in batches)
+        losses.append([float(loss(assembled.params, batch, jax.random.key(0), 0)[0]) for batch in batches])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)  # half precision on the disk
