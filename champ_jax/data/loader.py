@@ -132,7 +132,8 @@ def make_loader(
       record i32 [B], the numbers in `records` of the clips that the samples come from;
       B and C also video u8 [B,F,H,W,3], reference and its skeleton reference_pose u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
       mask u8 [B,F,H,W], face_box f32 [B,F,4]; with an encoder cache moments f16 [B,F,h,w,2c],
-      reference_moments f16 [B,h,w,2c] and reference_token f16 [B,D] in place of video and reference; with motion_frames "motion", a stage A batch of that length,
+      reference_moments f16 [B,h,w,2c] and reference_token f16 [B,D] in place of video and reference;
+      with motion_frames "motion", a stage A batch of that length,
       and in it index i32 [B,F], where the targets are.
 
     Raises UserError if the data cannot give such batches: clips too short, a map not stored, mixed features. Damage shows

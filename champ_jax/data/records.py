@@ -224,8 +224,8 @@ def _replace_text(path: Path, text: str) -> None:
 class Records:
     """Random access to the clips of one split, or of several joined by `+`: `records[i]` is a Clip.
 
-    infos: one ClipInfo a record. fingerprint: changes with the clips. With `keep`, opened clips and their decoded images stay in memory. Reading a damaged
-    record raises UserError naming file and record; one that can do without it says so to `skip`.
+    infos: one ClipInfo a record. fingerprint: changes with the clips. With `keep`, opened clips and their decoded images
+    stay in memory. Reading a damaged record raises UserError naming file and record; one that can do without it says so to `skip`.
     skipped: {clip id: reason} of the records that were.
     """
 

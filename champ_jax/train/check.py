@@ -31,7 +31,7 @@ def check(config) -> None:
     if config.data.get("latent_cache", False) and config.data.augment != "none":
         raise UserError("config.data.latent_cache holds frames as they are: set config.data.augment=none, or do without the cache")
     if config.data.get("latent_cache", False) and config.get("train_clip", False):
-        raise UserError("config.data.latent_cache holds what a frozen CLIP makes of photos: set config.train_clip=false, or do without the cache")
+        raise UserError("config.data.latent_cache holds what a frozen CLIP makes of photos: set config.train_clip=false, or leave it off")
     if "m2p" in config.loss and config.loss.m2p not in M2P_WEIGHTS:
         raise UserError(f"config.loss.m2p is {config.loss.m2p!r}: expected one of {', '.join(M2P_WEIGHTS)}")
     if config.data.batch_size % config.optim.accumulation:
