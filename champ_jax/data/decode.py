@@ -10,16 +10,16 @@ import os
 import resource
 import sys
 
-CONTAINERS = {
-    "mp4": (b"ftyp", 4), "mov": (b"moov", 4), "mov ": (b"mdat", 4), "mov  ": (b"wide", 4), "mov   ": (b"free", 4), "mov    ": (b"skip", 4),
-    "matroska": (b"\x1a\x45\xdf\xa3", 0), "avi": (b"AVI ", 8), "flv": (b"FLV", 0), "gif": (b"GIF8", 0), "mpeg": (b"\x00\x00\x01\xba", 0),
-    "wav": (b"WAVE", 8), "flac": (b"fLaC", 0), "ogg": (b"OggS", 0), "mp3": (b"ID3", 0),
-}  # fmt: skip
-"""{container: (its mark, where in the file)}. FFmpeg's names; blanks after them tell marks of the same container apart."""
+MARKS = [
+    (b"ftyp", 4, "mp4"), (b"moov", 4, "mov"), (b"mdat", 4, "mov"), (b"wide", 4, "mov"), (b"free", 4, "mov"), (b"skip", 4, "mov"),
+    (b"\x1a\x45\xdf\xa3", 0, "matroska"), (b"AVI ", 8, "avi"), (b"FLV", 0, "flv"), (b"GIF8", 0, "gif"),
+    (b"\x00\x00\x01\xba", 0, "mpeg"), (b"WAVE", 8, "wav"), (b"fLaC", 0, "flac"), (b"OggS", 0, "ogg"), (b"ID3", 0, "mp3"),
+    (b"\xff\xfb", 0, "mp3"), (b"\xff\xf3", 0, "mp3"), (b"\xff\xf2", 0, "mp3"), (b"\xff\xf1", 0, "aac"), (b"\xff\xf9", 0, "aac"),
+]  # fmt: skip
+"""(what a file holds, at which byte, FFmpeg's name of the container) of all that may be opened; mpegts besides."""
 MOST_PIXELS = 8192 * 4608
 NO_PROGRESS = 2000
 """Packets without a frame after which a stream counts as endless rubbish."""
-LAYOUT = "mono"
 
 
 class Refused(Exception):
@@ -36,15 +36,11 @@ def limit(cpu_seconds: int, memory_bytes: int) -> None:
 
 def container_of(head: bytes) -> str:
     """FFmpeg's name of the container that a file begins like. Raises Refused for all that is not on the list."""
-    for name, (mark, place) in CONTAINERS.items():
+    for mark, place, name in MARKS:
         if head[place : place + len(mark)] == mark:
-            return name.strip()
+            return name
     if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
         return "mpegts"
-    if head[:2] in (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"):
-        return "mp3"
-    if head[:2] in (b"\xff\xf1", b"\xff\xf9"):
-        return "aac"
     if not head:
         raise Refused("the file is empty")
     raise Refused("it is no video or sound that is known (mp4, mov, mkv, webm, avi, ts, mpg, flv, gif; wav, flac, ogg, mp3, m4a, aac)")
@@ -57,7 +53,8 @@ def open_media(file):
     av.logging.set_level(av.logging.PANIC)
     head = file.read(512)
     file.seek(0)
-    return av.open(file, format=container_of(head), options={"protocol_whitelist": "", "probesize": "20000000", "analyzeduration": "20000000"})
+    options = {"protocol_whitelist": "", "probesize": "20000000", "analyzeduration": "20000000"}
+    return av.open(file, format=container_of(head), options=options)
 
 
 def video_stream(container):
@@ -85,7 +82,8 @@ def probe(container) -> dict:
     about = {"container": container.format.name, "has_audio": sound is not None}
     if video is None:
         seconds = _seconds(container, sound)
-        return about | {"width": 0, "height": 0, "seconds": seconds, "fps": "0", "frames": 0, "codec": sound.codec_context.name, "offset": 0.0}
+        nothing = {"width": 0, "height": 0, "fps": "0", "frames": 0, "offset": 0.0}
+        return about | nothing | {"seconds": seconds, "codec": sound.codec_context.name}
     try:
         first = next(container.decode(video))
     except StopIteration:
@@ -220,11 +218,11 @@ def write_sound(container, out, rate: int, start: float, count: int) -> None:
     origin = start_of(video) if video is not None else start_of(stream)
     if start + origin - 1 > start_of(stream):
         container.seek(int((start + origin - 1) / stream.time_base), stream=stream, backward=True)
-    resampler = av.AudioResampler("flt", LAYOUT, rate)
+    resampler = av.AudioResampler("flt", "mono", rate)
     first = round(start * rate)
     written = 0
     _say(out, {"rate": rate})
-    position = None
+    position, expected = None, 0
 
     def put(samples) -> None:
         """Writes what of these samples, which begin at `position`, lies in the stretch; silence before them."""

@@ -142,9 +142,15 @@ def _decoder(path: Path, request: dict):
 
     def start(file: int) -> subprocess.Popen:
         command = [sys.executable, "-I", str(DECODER), json.dumps({**request, **settings, "file": file})]
-        environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH", "LANG")}
+        environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(file,), env=environment, bufsize=0
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(file,),
+            env=environment,
+            bufsize=0,
         )
 
     process = _open(path, start)

@@ -11,7 +11,16 @@ from champ_jax.data.music import rows_at
 from champ_jax.errors import UserError
 from tests.data.films import RATE, clicks, counting, film, number_of
 
-RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50), Fraction(60000, 1001), Fraction(60)]
+RATES = [
+    Fraction(24000, 1001),
+    Fraction(24),
+    Fraction(25),
+    Fraction(30000, 1001),
+    Fraction(30),
+    Fraction(50),
+    Fraction(60000, 1001),
+    Fraction(60),
+]
 
 
 def numbers(path, fps, **kwargs):
