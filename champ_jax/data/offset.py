@@ -1,0 +1,53 @@
+"""How much later or earlier than the dance its music sounds: dancers move on accents, so both curves should rise together.
+
+A measure for a whole set of clips: one clip says little, a mean over many that is not zero is a fault of the videos (spec: seconds are
+the only clock). It is reported, never applied by itself.
+"""
+
+import numpy as np
+
+from champ_jax.pose.skeleton import BODY, THRESHOLD
+
+MOST_SECONDS = 0.5
+
+
+def motion_accents(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> np.ndarray:
+    """f32 [T]: how suddenly the body's speed changes at each frame: keypoints [T,134,2] pixels, confidence [T,134]."""
+    points = np.where((confidence[:, BODY] >= THRESHOLD)[..., None], keypoints[:, BODY], np.nan)
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=-1)
+    seen = np.isfinite(steps)
+    speed = np.where(seen, steps, 0).sum(1) / np.maximum(seen.sum(1), 1) * fps
+    # steps[t] lies between frames t and t+1: a change of speed between two steps happens at the frame between them.
+    return np.concatenate([[0.0], np.abs(np.diff(speed)), [0.0]]).astype(np.float32)
+
+
+def measure_offset(onsets: np.ndarray, accents: np.ndarray, fps: float) -> tuple[float, float]:
+    """(seconds by which the music comes later than the motion, how sure that is: the peak over the spread of all other lags).
+
+    Args:
+      onsets, accents: f32 [T], a value a frame; see audio.beats.onset_envelope and `motion_accents`.
+
+    Returns: (0, 0) where one of them has no accents at all. Between frames a parabola through the peak decides.
+    """
+    count = min(len(onsets), len(accents))
+    one, other = (values[:count] - values[:count].mean() if count else values for values in (onsets, accents))
+    most = min(round(MOST_SECONDS * fps), count // 3)
+    if most < 2 or one.std() == 0 or other.std() == 0:
+        return 0.0, 0.0
+    lags = np.arange(-most, most + 1)
+    scores = np.array([_overlap(one, other, lag) for lag in lags]) / (one.std() * other.std())
+    best = int(scores.argmax())
+    rest = np.delete(scores, range(max(best - 2, 0), best + 3))
+    sure = float((scores[best] - rest.mean()) / max(rest.std(), 1e-6))
+    shift = 0.0
+    if 0 < best < len(lags) - 1:
+        before, peak, after = scores[best - 1 : best + 2]
+        shift = 0.5 * (before - after) / min(before - 2 * peak + after, -1e-9)
+    return float((lags[best] + shift) / fps), sure
+
+
+def _overlap(sound: np.ndarray, motion: np.ndarray, lag: int) -> float:
+    """Mean product of the motion and of the sound `lag` frames later."""
+    shifted = sound[lag:] if lag >= 0 else sound[:lag]
+    moved = motion[: len(motion) - lag] if lag >= 0 else motion[-lag:]
+    return float((shifted * moved).mean())

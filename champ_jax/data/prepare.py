@@ -1,0 +1,212 @@
+"""From a user's folder to records: work cut into pieces that any process can do, finished pieces kept, one set of records at the end.
+
+A piece is a stretch of one source, no longer than a clip, so memory does not grow with the length of a video. What becomes of it
+waits in `OUT/.parts/KEY/` as a small set of records of its own, with a report written last. Its key is made of the piece, the
+settings and the size and time of the source's files: a run that was killed goes on where it was, and a changed source is done again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from champ_jax.data.piece import Piece, Report, Settings, Tools, prepare_piece
+from champ_jax.data.records import open_records, write_records
+from champ_jax.data.sources import Found, Source
+from champ_jax.errors import UserError
+
+PARTS = ".parts"
+SPLITS = ("train", "validation", "test")
+_tools: Tools | None = None  # of a worker process
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A run's result: clips written by split, and {source, or source and seconds: reason} of what was left out."""
+
+    clips: dict[str, int]
+    dropped: dict[str, str]
+    reports: list[Report]
+
+
+def cut(found: Found, settings: Settings, say: Callable[[str], None] = print) -> tuple[list[Piece], dict[str, str]]:
+    """The pieces of all sources, in order, and {name: reason} of the sources that cannot be read."""
+    pieces, refused = [], dict(found.refused)
+    subjects = sorted({source.subject for source in found.sources})
+    for source in found.sources:
+        try:
+            pieces += pieces_of(source, settings, subjects.index(source.subject))
+        except UserError as error:
+            refused[source.name] = str(error)
+            say(f"left out {source.name}: {error}")
+    return pieces, refused
+
+
+def pieces_of(source: Source, settings: Settings, identity: int) -> list[Piece]:
+    """A source cut into equal pieces of at most `settings.clip_seconds`. UserError if it is too short or cannot be read."""
+    from champ_jax.data.piece import length_of
+
+    length = length_of(source, settings)
+    if source.layout == "records":
+        return [Piece(source, number, number, 1, identity) for number in range(length)]
+    least = settings.least_frames
+    if length < least:
+        raise UserError(f"{source.path}: {length} frames at {float(settings.fps):g} a second; a clip has at least {least}")
+    count = -(-length // settings.clip_frames)
+    edges = [round(number * length / count) for number in range(count + 1)]
+    return [Piece(source, number, edges[number], edges[number + 1] - edges[number], identity) for number in range(count)]
+
+
+def split_of(source: Source, validation: float) -> str:
+    """The split of a source: its layout's own, else by its subject, so that nobody is in two."""
+    if source.part in SPLITS:
+        return source.part
+    drawn = int.from_bytes(hashlib.sha256(source.subject.encode()).digest()[:4], "big") / 2**32
+    return "validation" if drawn < validation else "train"
+
+
+def key_of(piece: Piece, settings: Settings) -> str:
+    """Names a piece's result: the same for the same source, settings and files, on every host."""
+    source = piece.source
+    files = [source.path, source.keypoints, source.music, *source.frames.values()]
+    files += [path for maps in source.maps.values() for path in maps.values()]
+    files += source.features.values() if isinstance(source.features, dict) else [source.features]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path is not None and path.is_file()]
+    text = json.dumps([source.name, piece.first, piece.count, piece.identity, settings.fingerprint(), stamps])
+    return f"{source.name[:80]}-{piece.number:05d}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def prepare(
+    pieces: list[Piece],
+    settings: Settings,
+    out: Path,
+    workers: int = 1,
+    share: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int, Report], None] = lambda done, total, report: None,
+) -> list[Report]:
+    """Does the pieces of this share (index, count) that are not done yet; the reports of all of the share's.
+
+    Raises:
+      UserError: a tool that all need is missing, or a worker died twice.
+    """
+    mine = pieces[share[0] :: share[1]]
+    folders = {key_of(piece, settings): piece for piece in mine}
+    parts = out / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    left = {key: piece for key, piece in folders.items() if not (parts / key / "report.json").is_file()}
+    done = len(folders) - len(left)
+    for report in _work(left, settings, parts, workers):
+        done += 1
+        progress(done, len(folders), report)
+    return [read_report(parts / key) for key in folders]
+
+
+def _work(left: dict[str, Piece], settings: Settings, parts: Path, workers: int) -> Iterator[Report]:
+    """The report of each piece as it gets done, in any order."""
+    if workers <= 1 or len(left) <= 1:
+        with Tools.open(settings) as tools:
+            for key, piece in left.items():
+                yield _do(key, piece, settings, parts, tools)
+        return
+    with Tools.open(settings):  # a missing file is one line here, and a broken pool there
+        pass
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_start_worker, initargs=(settings,)) as pool:
+        waiting = {pool.submit(_do_in_worker, key, piece, settings, parts): key for key, piece in left.items()}
+        try:
+            while waiting:
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    del waiting[future]
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{parts}: a worker process died (out of memory, or a library crashed). What is done is kept: start the same command "
+                "again, with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(settings: Settings) -> None:
+    """A worker uses one core, and no accelerator for the songs' features."""
+    global _tools
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import cv2
+
+    cv2.setNumThreads(1)
+    _tools = Tools.open(settings)
+
+
+def _do_in_worker(key: str, piece: Piece, settings: Settings, parts: Path) -> Report:
+    return _do(key, piece, settings, parts, _tools)
+
+
+def _do(key: str, piece: Piece, settings: Settings, parts: Path, tools: Tools) -> Report:
+    folder = parts / key
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left half done
+    try:
+        examples, report = prepare_piece(piece, settings, tools)
+    except UserError as error:
+        examples, report = [], Report(piece.source.name, dropped={"": str(error)})
+    folder.mkdir(parents=True)
+    if examples:
+        write_records(folder, "part", examples)
+    temporary = folder / ".report.json"
+    temporary.write_text(json.dumps(dataclasses.asdict(report)))
+    os.replace(temporary, folder / "report.json")
+    return report
+
+
+def read_report(folder: Path) -> Report:
+    return Report(**json.loads((folder / "report.json").read_text()))
+
+
+def publish(pieces: list[Piece], settings: Settings, out: Path) -> Outcome:
+    """Writes the records of all pieces, in order, split by split; then the parts are deleted.
+
+    Raises:
+      UserError: pieces are not done yet, or not one clip came of them.
+    """
+    parts = out / PARTS
+    keys = [key_of(piece, settings) for piece in pieces]
+    missing = [piece for piece, key in zip(pieces, keys) if not (parts / key / "report.json").is_file()]
+    if missing:
+        raise UserError(
+            f"{out}: {len(missing)} of {len(pieces)} pieces are not done, the first of {missing[0].source.name}; run the other shares"
+        )
+    reports = [read_report(parts / key) for key in keys]
+    clips = {}
+    for split in SPLITS:
+        chosen = [
+            parts / key
+            for piece, key, report in zip(pieces, keys, reports)
+            if report.clips and split_of(piece.source, settings.validation) == split
+        ]
+        if chosen:
+            clips[split] = write_records(out, split, _examples(chosen), overwrite=True)
+    dropped = {f"{report.source}{part}": reason for report in reports for part, reason in report.dropped.items()}
+    if not clips:
+        some = "; ".join(f"{name}: {reason}" for name, reason in list(dropped.items())[:5])
+        raise UserError(f"{out}: not one clip came of {len(pieces)} pieces. {some}")
+    return Outcome(clips, dropped, reports)
+
+
+def _examples(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for folder in folders:
+        records = open_records(folder, "part")
+        for number in range(len(records)):
+            yield records[number].fields
+
+
+def forget_parts(out: Path) -> None:
+    """Deletes the finished pieces, once their records are written."""
+    shutil.rmtree(out / PARTS, ignore_errors=True)
