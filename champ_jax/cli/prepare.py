@@ -77,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.data.prepare import cut
     from champ_jax.data.sources import find
 
+    if not 0 < 2 * args.least_seconds <= args.clip_seconds <= 20:
+        raise UserError(f"--clip-seconds {args.clip_seconds:g}, --least-seconds {args.least_seconds:g}: expected at most 20, and at most half of that")
+    if args.size < 16 or args.workers < 1 or args.person < 0 or not 0 <= args.validation < 1:
+        raise UserError("expected --size 16 or more, --workers 1 or more, --person 0 or more, --validation from 0 to below 1")
     settings = Settings(
         fps=args.fps,
         size=args.size,

@@ -9,7 +9,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from champ_jax.data.schema import IMAGES
 from champ_jax.errors import UserError
@@ -48,6 +48,8 @@ def encode_image(field: str, image: np.ndarray) -> bytes:
 
 def _save(image: np.ndarray, options: dict) -> bytes:
     buffer = io.BytesIO()
+    # Pillow lends an optimised JPEG a byte a pixel, which fine noise does not fit in.
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 2 * image.size)
     Image.fromarray(image).save(buffer, **options)
     # OpenCV takes no WebP below 32 bytes, which an empty map is; decoders ignore what follows the image.
     return buffer.getvalue().ljust(32, b"\0")

@@ -37,7 +37,7 @@ def measure_offset(onsets: np.ndarray, accents: np.ndarray, fps: float) -> tuple
     lags = np.arange(-most, most + 1)
     scores = np.array([_overlap(one, other, lag) for lag in lags]) / (one.std() * other.std())
     best = int(scores.argmax())
-    rest = np.delete(scores, range(max(best - 2, 0), best + 3))
+    rest = scores[np.abs(np.arange(len(scores)) - best) > 2]
     sure = float((scores[best] - rest.mean()) / max(rest.std(), 1e-6))
     shift = 0.0
     if 0 < best < len(lags) - 1:

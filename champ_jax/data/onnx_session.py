@@ -8,10 +8,10 @@ from champ_jax.errors import UserError
 
 def open_session(path: Path):
     """An onnxruntime session of a file. Raises UserError when onnxruntime or the file is missing, or the file is no model."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError("ONNX models need the package onnxruntime: run `pip install -e .[pose]` in the repository")
     if not path.is_file():
         raise UserError(f"{path}: there is no such ONNX file")
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UserError("ONNX models need the package onnxruntime: run `pip install -e .[pose]` in the repository")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

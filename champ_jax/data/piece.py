@@ -206,8 +206,10 @@ def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | N
         if tools.estimator is not None:
             people.append(tools.estimator.estimate(image))
         else:
-            drawing = cv2.resize(media.read_image(drawn[number]), size[::-1], interpolation=cv2.INTER_NEAREST)
-            people.append(_one(*read_drawing(drawing)))
+            drawing = media.read_image(drawn[number])
+            keypoints, confidence = read_drawing(drawing)
+            scale = np.array([size[1] / drawing.shape[1], size[0] / drawing.shape[0]], np.float32)
+            people.append(_one(keypoints * scale, confidence))
     if size is None:
         raise UserError(f"{source.path}: no frame from {float(piece.first / settings.fps):.1f} s on")
     if given:

@@ -193,7 +193,7 @@ def publish(pieces: list[Piece], settings: Settings, out: Path) -> Outcome:
         ]
         if chosen:
             clips[split] = write_records(out, split, _examples(chosen), overwrite=True)
-    dropped = {f"{report.source}{part}": reason for report in reports for part, reason in report.dropped.items()}
+    dropped = {f"{report.source} {part}".strip(): reason for report in reports for part, reason in report.dropped.items()}
     if not clips:
         some = "; ".join(f"{name}: {reason}" for name, reason in list(dropped.items())[:5])
         raise UserError(f"{out}: not one clip came of {len(pieces)} pieces. {some}")

@@ -166,7 +166,9 @@ def write_records(
             if fields["clip_id"] in seen:
                 raise UserError(f"{where}: this clip_id was written before; clip ids are unique in a split.")
             seen.add(fields["clip_id"])
-            shards.write(serializer.serialize_example(schema.features().encode_example(fields)))
+            # In a fixed order, so that the same clips are the same bytes.
+            example_proto = serializer.get_tf_example(schema.features().encode_example(fields))
+            shards.write(example_proto.SerializeToString(deterministic=True))
             infos.append(describe(fields))
         shards.close()
         if not infos:

@@ -131,7 +131,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 def source_name(path: Path, folder: Path) -> str:
     """The name of what lies at `path` below `folder`: its places joined by '_', free of what shells and file systems mind."""
     relative = path.relative_to(folder) if path != folder else Path(folder.resolve().name)
-    words = [re.sub(r"[^\w.-]+", "_", part).strip("._-") for part in relative.with_suffix("" if path.is_file() else relative.suffix).parts]
+    words = [re.sub(r"[^\w.-]+", "_", part).strip("._-") for part in relative.with_suffix(relative.suffix if path.is_dir() else "").parts]
     return "_".join(word for word in words if word) or "clip"
 
 
