@@ -26,18 +26,26 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the records")
     parser.add_argument("--check", type=Path, metavar="DIR", help="read every clip of prepared records, and say what is wrong with them")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="of the source folder (default: told by the names in it)")
-    parser.add_argument("--fps", type=rate, default=Fraction(30), help="frames a second of the records, such as 25 or 30000/1001 (default: 30)")
+    parser.add_argument(
+        "--fps", type=rate, default=Fraction(30), help="frames a second of the records, such as 25 or 30000/1001 (default: 30)"
+    )
     parser.add_argument("--frames-fps", type=rate, default=Fraction(30), help="frames a second of folders of frames (default: 30)")
     parser.add_argument("--size", type=int, default=512, help="pixels of a frame's shorter side, never enlarged (default: 512)")
     parser.add_argument("--clip-seconds", type=float, default=10.0, help="longest clip, at most 20 (default: 10)")
     parser.add_argument("--least-seconds", type=float, default=1.0, help="shortest clip (default: 1)")
     parser.add_argument("--estimator", default="mediapipe", help="of poses: mediapipe (launch/pose_env.sh makes its environment), a folder with DWPose's "
                         "ONNX files, or none where keypoints are given (default: mediapipe)")  # fmt: skip
-    parser.add_argument("--person", type=int, default=0, metavar="K", help="whom to follow: 0 the most prominent (default), 1 the next, ...")
-    parser.add_argument("--faces", default="dlib", help="face model: dlib, none, or a folder with SCRFD and ArcFace as ONNX files (default: dlib)")
+    parser.add_argument(
+        "--person", type=int, default=0, metavar="K", help="whom to follow: 0 the most prominent (default), 1 the next, ..."
+    )
+    parser.add_argument(
+        "--faces", default="dlib", help="face model: dlib, none, or a folder with SCRFD and ArcFace as ONNX files (default: dlib)"
+    )
     parser.add_argument("--maps", action="append", default=[], metavar="KIND=FILE", help="make depth, normal or semantic_map with an ONNX model, where "
                         "the source has none; may be given several times")  # fmt: skip
-    parser.add_argument("--music", default="rich192", choices=("rich192", "stack4800", "fact35", "none"), help="features (default: rich192)")
+    parser.add_argument(
+        "--music", default="rich192", choices=("rich192", "stack4800", "fact35", "none"), help="features (default: rich192)"
+    )
     parser.add_argument("--license", default="", help="of sources beside which no license.txt lies")
     parser.add_argument("--validation", type=float, default=0.05, help="share of the people kept for validation (default: 0.05)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
@@ -78,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.data.sources import find
 
     if not 0 < 2 * args.least_seconds <= args.clip_seconds <= 20:
-        raise UserError(f"--clip-seconds {args.clip_seconds:g}, --least-seconds {args.least_seconds:g}: expected at most 20, and at most half of that")
+        raise UserError(
+            f"--clip-seconds {args.clip_seconds:g}, --least-seconds {args.least_seconds:g}: expected at most 20, and at most half of that"
+        )
     if args.size < 16 or args.workers < 1 or args.person < 0 or not 0 <= args.validation < 1:
         raise UserError("expected --size 16 or more, --workers 1 or more, --person 0 or more, --validation from 0 to below 1")
     settings = Settings(
@@ -97,7 +107,10 @@ def run(args: argparse.Namespace) -> int:
     )
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     found = find(args.source, args.layout)
-    say(f"{args.source}: {found.layout} ({found.why}), {len(found.sources)} clips" + (f", {len(found.refused)} cannot be used" if found.refused else ""))
+    say(
+        f"{args.source}: {found.layout} ({found.why}), {len(found.sources)} clips"
+        + (f", {len(found.refused)} cannot be used" if found.refused else "")
+    )
     for name, reason in found.refused.items():
         say(f"left out {name}: {reason}")
     pieces, refused = cut(found, settings, say)

@@ -60,7 +60,9 @@ def open_estimator(name: str | os.PathLike) -> Iterator[Estimator]:
             yield estimator
         return
     if not Path(name).exists():
-        raise UserError(f"pose estimator {str(name)!r}: expected {MEDIAPIPE!r}, or a folder with a whole-body pose model and a detector (*.onnx)")
+        raise UserError(
+            f"pose estimator {str(name)!r}: expected {MEDIAPIPE!r}, or a folder with a whole-body pose model and a detector (*.onnx)"
+        )
     from champ_jax.data.pose_onnx import open_onnx
 
     yield Estimator(open_onnx(Path(name)))

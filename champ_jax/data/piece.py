@@ -214,7 +214,9 @@ def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | N
         raise UserError(f"{source.path}: no frame from {float(piece.first / settings.fps):.1f} s on")
     if given:
         keypoints, confidence, rate = read_keypoints(source.keypoints, size)
-        people = _people(keypoints, confidence, rate or (settings.frames_fps if source.frames else settings.fps), piece, settings)[: len(frames)]
+        people = _people(keypoints, confidence, rate or (settings.frames_fps if source.frames else settings.fps), piece, settings)[
+            : len(frames)
+        ]
     return frames, people, shots.cuts(), size
 
 
@@ -307,7 +309,9 @@ def _example(clip_id, piece, settings, tools, frames, track: Track, music: Music
     return example | _maps(piece, settings, tools, stored, frames, size)
 
 
-def _maps(piece: Piece, settings: Settings, tools: Tools, stored: list[int], frames: list[bytes | None], size: tuple[int, int]) -> dict[str, Any]:
+def _maps(
+    piece: Piece, settings: Settings, tools: Tools, stored: list[int], frames: list[bytes | None], size: tuple[int, int]
+) -> dict[str, Any]:
     """The guidance maps of the stored frames: those that the source has, and else those of the models."""
     source, maps = piece.source, {}
     for kind in MAPS:

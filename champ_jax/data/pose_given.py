@@ -68,9 +68,14 @@ def _read_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 keypoints[18:24], confidence[18:24] = feet[:, :2], feet[:, 2]
                 values = values[[*range(8), *range(9, 19)]]
             count = min(len(values), where.stop - where.start)
-            keypoints[where.start : where.start + count], confidence[where.start : where.start + count] = values[:count, :2], values[:count, 2]
+            keypoints[where.start : where.start + count], confidence[where.start : where.start + count] = (
+                values[:count, :2],
+                values[:count, 2],
+            )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f'{path}: no pose of OpenPose ({error!r}); expected {{"people": [{{"pose_keypoints_2d": [x, y, confidence, ...]}}]}}') from error
+        raise UserError(
+            f'{path}: no pose of OpenPose ({error!r}); expected {{"people": [{{"pose_keypoints_2d": [x, y, confidence, ...]}}]}}'
+        ) from error
     return keypoints, confidence.clip(0, 1)
 
 

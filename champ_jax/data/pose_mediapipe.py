@@ -60,7 +60,9 @@ def to_keypoints(found: dict[str, np.ndarray], size: tuple[int, int]) -> People:
 def find_python() -> str:
     """The Python of MediaPipe's environment. Raises UserError where there is none."""
     given = os.environ.get(PYTHON)
-    places = [Path(given)] if given else [Path(".venv-pose/bin/python"), Path(__file__).resolve().parents[2] / ".venv-pose" / "bin" / "python"]
+    places = (
+        [Path(given)] if given else [Path(".venv-pose/bin/python"), Path(__file__).resolve().parents[2] / ".venv-pose" / "bin" / "python"]
+    )
     for place in places:
         if place.is_file():
             return str(place.absolute())
@@ -109,5 +111,3 @@ def open_mediapipe() -> Iterator[Estimator]:
         process.terminate()
         process.wait()
         process.stdout.close()
-
-

@@ -21,7 +21,9 @@ td,th{border-top:1px solid #ddd;padding:6px;text-align:left;vertical-align:top}i
 .reason{color:#a00}small{color:#666}"""
 
 
-def write_sheet(out: Path, splits: list[str], dropped: dict[str, str], summary: list[str], progress: Callable[[int], None] = lambda n: None) -> Path:
+def write_sheet(
+    out: Path, splits: list[str], dropped: dict[str, str], summary: list[str], progress: Callable[[int], None] = lambda n: None
+) -> Path:
     """Writes `sheet.html` and its pictures into the folder of the records; returns the page.
 
     dropped: {what: reason}. summary: lines for the top of the page.

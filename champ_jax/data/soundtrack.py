@@ -40,7 +40,6 @@ class Music(NamedTuple):
     tempo_bpm: float = 0.0
     onsets: np.ndarray = NONE
 
-
     def part(self, first: int, count: int, fps: Fraction) -> "Music":
         """The music of `count` frames from frame `first` of the stretch."""
         start, end = float(first / fps), float((first + count) / fps)
@@ -142,7 +141,9 @@ def _about(path: Path, rows: np.ndarray) -> dict:
                 return about
         except (ValueError, KeyError, TypeError):
             pass
-        raise UserError(f'{described}: expected {{"spec": "jukebox4800", "fps": 30}}: what the rows of {path.name} are, and how many a second')
+        raise UserError(
+            f'{described}: expected {{"spec": "jukebox4800", "fps": 30}}: what the rows of {path.name} are, and how many a second'
+        )
     if rows.ndim == 2 and rows.shape[1] == 4800:
         return {"spec": JUKEBOX, "fps": 30.0}
     raise UserError(

@@ -60,7 +60,9 @@ def _link(people: list[People]) -> list[dict[int, int]]:
     last: list[tuple[int, np.ndarray]] = []  # of each track: frame, box
     for frame, found in enumerate(people):
         recent = [number for number, (seen, _) in enumerate(last) if frame - seen <= LOST_FRAMES]
-        cost = np.array([[_distance(last[number][1], box) for box in found.boxes] for number in recent]).reshape(len(recent), len(found.boxes))
+        cost = np.array([[_distance(last[number][1], box) for box in found.boxes] for number in recent]).reshape(
+            len(recent), len(found.boxes)
+        )
         taken = set()
         for row, column in zip(*linear_sum_assignment(cost)):
             if cost[row, column] < FAR:
@@ -109,7 +111,9 @@ def smoothed(keypoints: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     matrix = np.einsum("tkj,ka,kb->tjab", w, basis, basis) + 1e-9 * np.eye(3)
     values = np.einsum("tkj,ka,tkjc->tjac", w, basis, keypoints[places].astype(np.float64))
     fitted = np.linalg.solve(matrix, values)[:, :, 0].astype(np.float32)
-    residual = np.sqrt(np.einsum("tkj,tkj->tj", w, _squared_residuals(keypoints[places], matrix, values, basis)) / np.maximum(w.sum(1), 1e-9))
+    residual = np.sqrt(
+        np.einsum("tkj,tkj->tj", w, _squared_residuals(keypoints[places], matrix, values, basis)) / np.maximum(w.sum(1), 1e-9)
+    )
     usual = np.median(np.where(weights > 0, residual, np.nan)[weights.max(1) > 0], axis=0) if (weights > 0).any() else 0.0
     enough = ((w > 0).sum(1) >= 4) & (weights > 0) & (residual <= 3.0 * np.nan_to_num(usual) + 1e-3)
     return np.where(enough[..., None], fitted, keypoints)

@@ -50,7 +50,9 @@ def video(path: Path, seconds: float = 2.0, fps: int = 30, poses: bool = True, s
     return path
 
 
-def folder(path: Path, frames=range(36), maps=("depth", "normal", "semantic_map", "mask"), images="images", poses: bool = True, size=SIZE) -> Path:
+def folder(
+    path: Path, frames=range(36), maps=("depth", "normal", "semantic_map", "mask"), images="images", poses: bool = True, size=SIZE
+) -> Path:
     """A clip as CHAMP lays it out, with grey, transparent and 16-bit files among the rest."""
     keypoints, confidence = standing(max(frames) + 1, size)
     rng = np.random.default_rng(0)
@@ -137,7 +139,12 @@ def test_frames_of_different_sizes_are_named(tmp_path):
 
 def test_broken_files_among_good_ones(tmp_path):
     good = video(tmp_path / "in" / "good.mkv")
-    for name, data in (("empty", b""), ("noise", b"\x80" * 9999), ("cut", good.read_bytes()[:400]), ("list", b"#EXTM3U\nhttp://127.0.0.1/")):
+    for name, data in (
+        ("empty", b""),
+        ("noise", b"\x80" * 9999),
+        ("cut", good.read_bytes()[:400]),
+        ("list", b"#EXTM3U\nhttp://127.0.0.1/"),
+    ):
         (tmp_path / "in" / f"{name}.mp4").write_bytes(data)
     os.mkfifo(tmp_path / "in" / "pipe.mp4")
     video(tmp_path / "in" / "unposed.mkv", poses=False)
@@ -166,12 +173,29 @@ def bytes_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file() and path.suffix != ".html"}
 
 
-COMMAND = ["--estimator", "none", "--faces", "none", "--music", "none", "--size", "64", "--clip-seconds", "1", "--least-seconds", "0.5", "--validation", "0"]
+COMMAND = [
+    "--estimator",
+    "none",
+    "--faces",
+    "none",
+    "--music",
+    "none",
+    "--size",
+    "64",
+    "--clip-seconds",
+    "1",
+    "--least-seconds",
+    "0.5",
+    "--validation",
+    "0",
+]
 
 
 def start(*arguments) -> subprocess.Popen:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen([sys.executable, "-m", "champ_jax", "prepare", *map(str, arguments), *COMMAND], env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "champ_jax", "prepare", *map(str, arguments), *COMMAND], env=environment, stdout=subprocess.DEVNULL
+    )
 
 
 def test_killed_at_random_it_goes_on_to_the_same_bytes(tmp_path):
@@ -239,7 +263,10 @@ def test_wrong_words(tmp_path, capsys):
         (["prepare"], "needs a folder"),
         (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--estimator", "absent"], "expected 'mediapipe'"),
         (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--estimator", "none", "--maps", "depth"], "KIND=FILE"),
-        (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--estimator", "none", "--maps", "depth=absent.onnx"], "absent.onnx"),
+        (
+            ["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--estimator", "none", "--maps", "depth=absent.onnx"],
+            "absent.onnx",
+        ),
         (["prepare", "--check", str(tmp_path / "o")], "no records here"),
     ):
         assert main(words) == 2
