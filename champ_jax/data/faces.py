@@ -50,7 +50,8 @@ def open_faces(which: str | os.PathLike) -> FaceModel:
 
 
 def face_boxes(keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """f32 [T,4] xyxy of the face in each frame of `size` (H, W), by its 68 points or else by nose, eyes and ears; zeros where it is not seen."""
+    """f32 [T,4] xyxy of the face in each frame of `size` (H, W), by its 68 points or else by nose, eyes
+    and ears; zeros where it is not seen."""
     boxes = np.zeros((len(keypoints), 4), np.float32)
     for frame, (points, sure) in enumerate(zip(keypoints, confidence)):
         dots = points[FACE][sure[FACE] >= THRESHOLD]

@@ -26,7 +26,8 @@ def open_arcface(folder: Path) -> FaceModel:
     names = [path for path, session in sessions.items() if _is_recogniser(session)]
     if len(finders) != 1 or len(names) != 1:
         raise UserError(
-            f"{folder}: expected one SCRFD with points (det_10g.onnx: nine outputs) and one ArcFace (w600k_r50.onnx: input 112x112, output [1,512]); "
+            f"{folder}: expected one SCRFD with points (det_10g.onnx: nine outputs) and one ArcFace (w600k_r50.onnx: input "
+            f"112x112, output [1,512]); "
             f"found {', '.join(path.name for path in sessions) or 'no ONNX file'}"
         )
     detector, recogniser = sessions[finders[0]], sessions[names[0]]

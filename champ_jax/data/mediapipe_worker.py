@@ -1,7 +1,8 @@
 """Runs in the environment of MediaPipe, by the path of this file: images from standard input, landmarks to standard output.
 
-In: a line {"height", "width"} and the bytes of an RGB image, again and again. Out: a line {"found"} and, for each part that was found of "pose"
-(33), "face" (468), "left_hand" and "right_hand" (21 each), float32 rows of x, y, z, visibility; x and y in 0..1 of the image.
+In: a line {"height", "width"} and the bytes of an RGB image, again and again, or {"reset"}. Out: a line {"found"} and, for each part
+that was found of "pose" (33), "face" (468), "left_hand" and "right_hand" (21 each), float32 rows of x, y, z, visibility; x and y in
+0..1 of the image.
 """
 
 import json

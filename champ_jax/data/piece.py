@@ -5,7 +5,7 @@ Frames pass one by one: each is looked at and compressed as it comes, so a piece
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,11 @@ MAPS = ("depth", "normal", "semantic_map")
 class Settings:
     """What `prepare` was asked for; all but `validation` decides what becomes of a piece.
 
-    fps: of the records. size: pixels of a frame's shorter side, which is never enlarged. clip_seconds, least_seconds: longest and shortest clip.
-    frames_fps: of folders of frames, in which nothing says it. estimator: "mediapipe", "none", or a folder of ONNX files. person: whom to follow,
-    0 for the main one. faces: "dlib", "none", or a folder of ONNX files. maps: (kind, ONNX file) pairs. music: a spec of audio/features.py, or
-    "none". license: of sources that do not state theirs. validation: share of the subjects that is kept for validation.
+    fps: of the records. size: pixels of a frame's shorter side, which is never enlarged. clip_seconds, least_seconds: longest and
+    shortest clip. frames_fps: of folders of frames, in which nothing says it. estimator: "mediapipe", "none", or a folder of ONNX
+    files. person: whom to follow, 0 for the main one. faces: "dlib", "none", or a folder of ONNX files. maps: (kind, ONNX file)
+    pairs. music: a spec of audio/features.py, or "none". license: of sources that do not state theirs. validation: share of the
+    subjects that is kept for validation.
     """
 
     fps: Fraction = Fraction(30)
@@ -156,7 +157,8 @@ def prepare_piece(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[
 
 
 def images_of(piece: Piece, settings: Settings) -> Iterator[tuple[np.ndarray | None, int]]:
-    """(image u8 [H,W,3] at the records' size, None where a folder has a gap; number of the frame in its folder) of a piece's frames, in order."""
+    """(image u8 [H,W,3] at the records' size, None where a folder has a gap; number of the frame in its
+    folder) of a piece's frames, in order."""
     source, fps = piece.source, settings.fps
     if source.is_video:
         about = media.probe(source.path)

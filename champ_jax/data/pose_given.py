@@ -1,4 +1,5 @@
-"""Poses that a user has already: keypoints.npz, or one JSON file a frame as OpenPose and DWPose write them; and skeletons that are only drawn."""
+"""Poses that a user has already: keypoints.npz, or one JSON file a frame as OpenPose and DWPose write
+them; and skeletons that are only drawn."""
 
 import json
 import re
@@ -19,8 +20,8 @@ NAMES = {"keypoints": ("keypoints", "kps"), "confidence": ("confidence", "conf")
 def read_keypoints(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, Fraction | None]:
     """(keypoints f32 [T,134,2] in pixels of a frame of `size` (H, W), confidence f32 [T,134], frames a second if the file says so).
 
-    path: an .npz file with keypoints (or kps) [T,134,2], confidence (or conf) [T,134], and at will size (height, width) or W and H of the frame
-    that the pixels refer to, and fps; or a folder of JSON files, one a frame.
+    path: an .npz file with keypoints (or kps) [T,134,2], confidence (or conf) [T,134], and at will size (height, width) or W and H
+    of the frame that the pixels refer to, and fps; or a folder of JSON files, one a frame.
 
     Raises:
       UserError: it is neither; says what was expected.

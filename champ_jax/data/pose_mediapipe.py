@@ -1,7 +1,7 @@
 """MediaPipe holistic as a pose estimator: one person, 33 body points, 468 of the face, 21 of each hand, as our 134.
 
-It needs versions of NumPy and protobuf that JAX cannot have, so it runs in an environment of its own. The toes are its foot_index and nothing
-more: small toes have confidence 0. A face of 468 points gives the 68 of iBUG.
+It needs versions of NumPy and protobuf that JAX cannot have, so it runs in an environment of its own. The toes are its foot_index
+and nothing more: small toes have confidence 0. A face of 468 points gives the 68 of iBUG.
 """
 
 import contextlib
@@ -37,7 +37,8 @@ FACE_POINTS = (
 
 
 def to_keypoints(found: dict[str, np.ndarray], size: tuple[int, int]) -> People:
-    """MediaPipe's landmarks {part: f32 [n,4] of x, y, z, visibility} of an image of `size` (H, W) as one person of 134 points, or nobody."""
+    """MediaPipe's landmarks {part: f32 [n,4] of x, y, z, visibility} of an image of `size` (H, W) as one
+    person of 134 points, or nobody."""
     if "pose" not in found:
         return People.nobody()
     scale = np.array([size[1], size[0]], np.float32)
@@ -67,7 +68,8 @@ def find_python() -> str:
         if place.is_file():
             return str(place.absolute())
     raise UserError(
-        f"MediaPipe's environment is not there ({', '.join(map(str, places))}): make it with launch/pose_env.sh, or name its Python in {PYTHON}. "
+        f"MediaPipe's environment is not there ({', '.join(map(str, places))}): make it with launch/pose_env.sh, or "
+        f"name its Python in {PYTHON}. "
         "Or give --estimator a folder of DWPose's ONNX files"
     )
 

@@ -37,7 +37,8 @@ def open_onnx(folder: Path):
     if len(pose) != 1 or len(finder) != 1:
         found = "; ".join(f"{path.name}: {_shapes(session)}" for path, session in sessions.items()) or "no ONNX file"
         raise UserError(
-            f"{folder}: expected one detector (yolox_l.onnx: one output [1,N,85]) and one whole-body pose model (dw-ll_ucoco_384.onnx: outputs "
+            f"{folder}: expected one detector (yolox_l.onnx: one output [1,N,85]) and one whole-body pose model "
+            f"(dw-ll_ucoco_384.onnx: outputs "
             f"[1,133,2W] and [1,133,2H]); found {found}"
         )
     detector, estimator = sessions[finder[0]], sessions[pose[0]]

@@ -5,8 +5,8 @@ import numpy as np
 
 SIDE = 32
 PICTURE, COLOURS = 0.12, 0.35
-"""A cut changes the mean of small pictures by so much of their range, and so much of their colours' histogram. A flash changes the colours and
-returns; a pan changes the picture and keeps the colours."""
+"""A cut changes the mean of small pictures by so much of their range, and so much of their colours' histogram. A flash changes the
+colours and returns; a pan changes the picture and keeps the colours."""
 
 
 class Shots:

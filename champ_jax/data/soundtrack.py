@@ -92,7 +92,8 @@ def _given(source: Source, first: int, count: int, fps: Fraction) -> Music:
     length, expected = len(rows) / rate, _seconds(source)
     if expected is not None and abs(length - expected) > TOLERANCE:
         raise UserError(
-            f"{path}: {len(rows)} rows at {rate:g} a second are {length:.2f} s, but the clip has {expected:.2f} s; extract the features of this "
+            f"{path}: {len(rows)} rows at {rate:g} a second are {length:.2f} s, but the clip has {expected:.2f} s; extract "
+            f"the features of this "
             "very clip again, or state their rate in a JSON file beside them"
         )
     low, offset = _row_before(float(first / fps), rate)
