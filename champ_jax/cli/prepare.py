@@ -17,9 +17,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "prepare",
         help="make a training set of your own videos",
-        description="Reads a folder of videos, or of frames with guidance maps as CHAMP, P00002 and TikTok lay them out, or AIST++'s annotations, finds "
-        "the main person's pose, face and music, and writes records for training with a contact sheet. What cannot be used is left out and "
-        "named with its reason. A run that was stopped or killed goes on where it was when the same command is given again.",
+        description="Reads a folder of videos, or of frames with guidance maps as CHAMP, P00002 and TikTok lay them out, or AIST++'s "
+        "annotations, finds the main person's pose, face and music, and writes records for training with a contact sheet. What "
+        "cannot be used is left out and named with its reason. A run that was stopped or killed goes on where it was when the same "
+        "command is given again.",
         epilog="example: champ-jax prepare videos --out data/mine --workers 4; then champ-jax prepare --check data/mine",
     )
     parser.add_argument("source", nargs="?", type=Path, help="the folder, or one video file")
@@ -33,24 +34,24 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=512, help="pixels of a frame's shorter side, never enlarged (default: 512)")
     parser.add_argument("--clip-seconds", type=float, default=10.0, help="longest clip, at most 20 (default: 10)")
     parser.add_argument("--least-seconds", type=float, default=1.0, help="shortest clip (default: 1)")
-    parser.add_argument("--estimator", default="mediapipe", help="of poses: mediapipe (launch/pose_env.sh makes its environment), a folder with DWPose's "
-                        "ONNX files, or none where keypoints are given (default: mediapipe)")  # fmt: skip
+    parser.add_argument("--estimator", default="mediapipe", help="of poses: mediapipe (launch/pose_env.sh makes its environment), a "
+                        "folder with DWPose's ONNX files, or none where keypoints are given (default: mediapipe)")  # fmt: skip
     parser.add_argument(
         "--person", type=int, default=0, metavar="K", help="whom to follow: 0 the most prominent (default), 1 the next, ..."
     )
     parser.add_argument(
         "--faces", default="dlib", help="face model: dlib, none, or a folder with SCRFD and ArcFace as ONNX files (default: dlib)"
     )
-    parser.add_argument("--maps", action="append", default=[], metavar="KIND=FILE", help="make depth, normal or semantic_map with an ONNX model, where "
-                        "the source has none; may be given several times")  # fmt: skip
+    parser.add_argument("--maps", action="append", default=[], metavar="KIND=FILE", help="make depth, normal or semantic_map with an "
+                        "ONNX model, where the source has none; may be given several times")  # fmt: skip
     parser.add_argument(
         "--music", default="rich192", choices=("rich192", "stack4800", "fact35", "none"), help="features (default: rich192)"
     )
     parser.add_argument("--license", default="", help="of sources beside which no license.txt lies")
     parser.add_argument("--validation", type=float, default=0.05, help="share of the people kept for validation (default: 0.05)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-    parser.add_argument("--shard", type=share, default=(0, 1), metavar="I/N", help="do this part of the work alone, 0/4 to 3/4; when all are done, the "
-                        "same command without it writes the records")  # fmt: skip
+    parser.add_argument("--shard", type=share, default=(0, 1), metavar="I/N", help="do this part of the work alone, 0/4 to 3/4; when "
+                        "all are done, the same command without it writes the records")  # fmt: skip
     parser.add_argument("--no-resume", action="store_true", help="do pieces again that are done already")
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
@@ -174,7 +175,8 @@ def offset_line(reports) -> str:
     if len(sure) < 5:
         return ""
     middle, spread = statistics.median(sure), statistics.pstdev(sure)
-    words = f"music comes {abs(middle) * 1000:.0f} ms {'after' if middle > 0 else 'before'} the motion (median of {len(sure)} clips, spread {spread * 1000:.0f} ms)"
+    order = f"{abs(middle) * 1000:.0f} ms {'after' if middle > 0 else 'before'}"
+    words = f"music comes {order} the motion (median of {len(sure)} clips, spread {spread * 1000:.0f} ms)"
     return words + ("; if it is the same in all, sound and picture of the videos are not in step" if abs(middle) > 0.08 else "")
 
 

@@ -27,6 +27,7 @@ class People(NamedTuple):
 
     @classmethod
     def nobody(cls) -> "People":
+        """An image without anybody."""
         return cls(np.zeros((0, J, 2), np.float32), np.zeros((0, J), np.float32), np.zeros((0, 4), np.float32))
 
 

@@ -13,6 +13,7 @@ PARTS = ("pose", "face", "left_hand", "right_hand")
 
 
 def main() -> None:
+    """Answers until its standard input ends."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # MediaPipe prints
     import mediapipe

@@ -58,13 +58,16 @@ class Settings:
 
     @property
     def clip_frames(self) -> int:
+        """Frames of the longest clip."""
         return max(1, int(self.clip_seconds * self.fps))
 
     @property
     def least_frames(self) -> int:
+        """Frames of the shortest clip."""
         return max(1, round(self.least_seconds * self.fps))
 
     def fingerprint(self) -> list[str]:
+        """All that decides what becomes of a piece."""
         return [f"{name}={value}" for name, value in dataclasses.asdict(self).items() if name != "validation"]
 
 

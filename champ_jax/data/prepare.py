@@ -167,6 +167,7 @@ def _do(key: str, piece: Piece, settings: Settings, parts: Path, tools: Tools) -
 
 
 def read_report(folder: Path) -> Report:
+    """The report of a finished piece."""
     return Report(**json.loads((folder / "report.json").read_text()))
 
 

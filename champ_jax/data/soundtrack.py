@@ -138,13 +138,10 @@ def _about(path: Path, rows: np.ndarray) -> dict:
     if described.is_file():
         try:
             about = json.loads(described.read_text())
-            if float(about["fps"]) > 0 and str(about["spec"]):
-                return about
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise UserError(
-            f'{described}: expected {{"spec": "jukebox4800", "fps": 30}}: what the rows of {path.name} are, and how many a second'
-        )
+            return {"spec": str(about["spec"]), "fps": float(about["fps"])}
+        except (ValueError, KeyError, TypeError) as error:
+            expected = '{"spec": "jukebox4800", "fps": 30}'
+            raise UserError(f"{described}: expected {expected}: what the rows of {path.name} are, and how many a second") from error
     if rows.ndim == 2 and rows.shape[1] == 4800:
         return {"spec": JUKEBOX, "fps": 30.0}
     raise UserError(
