@@ -8,8 +8,11 @@ of JSON a run. The steps up to the first save, which compiles what it needs, are
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
+
+import jax
 
 from champ_jax.checkpoint.store import Saver
 from champ_jax.config import load_config
@@ -20,14 +23,15 @@ def shares(config, workdir: Path, save: int) -> dict:
     """Milliseconds a step by kind after the first save, and what of it stands still."""
     train(config, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    kept = [line for line in lines if line["group"] == "seconds" and save < line["step"] < config.optim.steps]
-    steps = len(kept)
+    # A save is counted in the line of the step after it.
+    kept = [line for line in lines if line["group"] == "seconds" and save + 1 < line["step"] < config.optim.steps]
+    steps, saves = len(kept), (config.optim.steps - 1) // save - 1
     total = {kind: sum(line[kind] for line in kept) for kind in ("training", "input", "checkpoint")}
     step = total["training"] + total["input"]
     return {
         "step_ms": round(1000 * step / steps, 1),
         "input_share": round(total["input"] / step, 4),
-        "stall_ms_a_save": round(1000 * total["checkpoint"] / (steps // save), 1),
+        "stall_ms_a_save": round(1000 * total["checkpoint"] / saves, 1),
         "stall_share": round(total["checkpoint"] / step, 4),
     }
 
@@ -40,6 +44,8 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     values = {"optim.steps": args.steps, "log.save": args.save, "log.scalars": 1, "log.evaluate": 10**6, "log.sample_steps": 0}
     config = load_config(args.config, [f"--config.{name}={value}" for name, value in values.items()] + overrides)
+    compiled = tempfile.mkdtemp()
+    jax.config.update("jax_compilation_cache_dir", compiled)  # the second run need not compile
     beside = Saver.save
 
     def and_wait(self, *arguments):
@@ -52,6 +58,7 @@ def main() -> None:
             figures = shares(config, Path(folder), args.save)
             size = sum(path.stat().st_size for path in (Path(folder) / "checkpoints").rglob("*") if path.is_file()) / 2e6
         print(json.dumps({"save": name, "checkpoint_mb": round(size), **figures}), flush=True)
+    shutil.rmtree(compiled)
 
 
 if __name__ == "__main__":

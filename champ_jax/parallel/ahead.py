@@ -14,9 +14,10 @@ from typing import Any
 from champ_jax.errors import UserError
 from champ_jax.parallel.collectives import Collective, read
 
-EFFORT = -1.0
-"""How hard the compiler tries, -1 to 1. At -1 a block of the UNet takes 3 s instead of 22 s; products, collectives and
-arguments are the same, temporaries come out somewhat larger, so that what fits here fits there."""
+OPTIONS = {"exec_time_optimization_effort": -1.0, "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1000000}
+"""How hard the compiler tries, -1 to 1: at -1 a block of the UNet takes 3 s instead of 22 s; products, collectives and
+arguments are the same, temporaries come out somewhat larger, so that what fits here fits there. And what launch/xla_flags.txt says too:
+sums of gradients are not woven into products as rings of permutes."""
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "champ_jax" / "plan"
 NEEDED = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)\)? (?:of [\d.]+[KMGT]? hbm|exceeds available HBM)")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -53,7 +54,7 @@ def compile_lowered(lowered, target: str, cache: Path | None = CACHE, say=lambda
       cache: a folder, or None for none.
       say: is told what is going on.
     """
-    digest = hashlib.sha256(f"{target} {EFFORT} {_compiler()} {lowered.as_text()}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"{target} {OPTIONS} {_compiler()} {lowered.as_text()}".encode()).hexdigest()[:32]
     path = None if cache is None else cache / f"{digest}.json"
     if path is not None and path.is_file():
         return _load(json.loads(path.read_text()))
@@ -71,7 +72,7 @@ def compile_lowered(lowered, target: str, cache: Path | None = CACHE, say=lambda
 def _compile(lowered) -> Program:
     started = time.monotonic()
     try:
-        compiled = lowered.compile(compiler_options={"exec_time_optimization_effort": EFFORT})
+        compiled = lowered.compile(compiler_options=OPTIONS)
     except Exception as error:
         text = str(error)
         if "RESOURCE_EXHAUSTED" not in text:

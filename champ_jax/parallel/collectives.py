@@ -55,11 +55,12 @@ def read(program: str) -> list[Collective]:
             if not match:
                 continue
             made, kind, started, rest = match.groups()
-            # One that runs beside computing is spelled once for each piece of it.
+            # One that runs beside computing is spelled once for each piece of it, of the same channel and the same arrays.
             channel = _CHANNEL.search(rest)
-            if channel and (kind, channel.group(1)) in seen:
+            spelled = (kind, channel.group(1), made) if channel else line
+            if spelled in seen:
                 continue
-            seen.add((kind, channel.group(1)) if channel else line)
+            seen.add(spelled)
             size = _size(made)
             if started:  # made is (operands, results, and what the hardware needs for it)
                 size = _largest(made)
