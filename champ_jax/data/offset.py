@@ -12,13 +12,14 @@ MOST_SECONDS = 0.5
 
 
 def motion_accents(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> np.ndarray:
-    """f32 [T]: how suddenly the body's speed changes at each frame: keypoints [T,134,2] pixels, confidence [T,134]."""
+    """f32 [T]: how suddenly the body's motion changes, in speed or direction, at each frame; keypoints [T,134,2] pixels, confidence [T,134]."""
+    if len(keypoints) < 3:
+        return np.zeros(len(keypoints), np.float32)
     points = np.where((confidence[:, BODY] >= THRESHOLD)[..., None], keypoints[:, BODY], np.nan)
-    steps = np.linalg.norm(np.diff(points, axis=0), axis=-1)
-    seen = np.isfinite(steps)
-    speed = np.where(seen, steps, 0).sum(1) / np.maximum(seen.sum(1), 1) * fps
-    # steps[t] lies between frames t and t+1: a change of speed between two steps happens at the frame between them.
-    return np.concatenate([[0.0], np.abs(np.diff(speed)), [0.0]]).astype(np.float32)
+    changes = np.linalg.norm(np.diff(points, n=2, axis=0), axis=-1) * fps**2
+    seen = np.isfinite(changes)
+    # The second difference of three frames belongs to the one in the middle.
+    return np.pad(np.where(seen, changes, 0).sum(1) / np.maximum(seen.sum(1), 1), 1).astype(np.float32)
 
 
 def measure_offset(onsets: np.ndarray, accents: np.ndarray, fps: float) -> tuple[float, float]:

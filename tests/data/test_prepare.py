@@ -271,3 +271,38 @@ def test_wrong_words(tmp_path, capsys):
     ):
         assert main(words) == 2
         assert told in capsys.readouterr().err
+
+
+def test_aist_annotations_teach_motion_alone(tmp_path):
+    import pickle
+
+    import soundfile
+
+    from tests.data.test_soundtrack import drums
+
+    rng = np.random.default_rng(0)
+    points = np.cumsum(rng.normal(0, 2, (9, 600, 17, 3)), 1) + 500
+    points[..., 2] = 0.9
+    name = "gBR_sBM_cAll_d04_mBR0_ch01"
+    (tmp_path / "in" / "keypoints2d").mkdir(parents=True)
+    (tmp_path / "in" / "keypoints2d" / f"{name}.pkl").write_bytes(pickle.dumps({"keypoints2d": points}))
+    (tmp_path / "in" / "music").mkdir()
+    soundfile.write(tmp_path / "in" / "music" / "mBR0.wav", drums(10.0), 48_000)
+    outcome, _ = records_of(tmp_path / "in", tmp_path / "out", dataclasses.replace(SETTINGS, music="rich192"))
+    clip = open_records(tmp_path / "out", "train")[0]
+    assert (
+        outcome.clips == {"train": 1} and clip.n_frames == 300 and clip.stored == 0 and clip["style_id"] == 0 and clip["song_id"] == "mBR0"
+    )
+    assert len(clip["music"]) == 300 and len(clip["audio_ogg"]) == 0 and "CC BY 4.0" in clip["license"]
+    np.testing.assert_allclose(clip.keypoints(np.array([100]))[0][0, 0], points[0, 200, 0, :2], atol=3)
+
+
+def test_records_go_through_and_tfds_reads_them(tmp_path):
+    import tensorflow_datasets as tfds
+
+    video(tmp_path / "in" / "a.mkv")
+    records_of(tmp_path / "in", tmp_path / "one")
+    records_of(tmp_path / "one", tmp_path / "two")
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+    examples = tfds.builder_from_directory(tmp_path / "two").as_data_source("train")
+    assert len(examples) == 1 and examples[0]["kps"].shape == (60, J, 2) and examples[0]["frames"][0].shape == (96, 64, 3)
