@@ -12,7 +12,10 @@ MOST_SECONDS = 0.5
 
 
 def motion_accents(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> np.ndarray:
-    """f32 [T]: how suddenly the body's motion changes, in speed or direction, at each frame; keypoints [T,134,2] pixels, confidence [T,134]."""
+    """f32 [T]: how suddenly the body's motion changes, in speed or direction, at each frame.
+
+    keypoints [T,134,2] pixels, confidence [T,134].
+    """
     if len(keypoints) < 3:
         return np.zeros(len(keypoints), np.float32)
     points = np.where((confidence[:, BODY] >= THRESHOLD)[..., None], keypoints[:, BODY], np.nan)
