@@ -104,6 +104,7 @@ def make_loader(
     kinds: tuple[str, ...] = GUIDANCE_KINDS,
     stride: int = 1,
     motion_frames: int = 0,
+    widths: tuple[int, int] = (0, 0),
     seed: int = 0,
     train: bool = True,
     augment: Augment | str = "mild",
@@ -119,6 +120,7 @@ def make_loader(
       batch_size: over all processes. frames: F. In "B" the F targets of a sample share one reference, so that the
         reference network runs once for all of them. size: pixels of the square, or (H, W).
       stride: stage C takes every stride-th stored frame. motion_frames: stage B brings a music window of this length.
+      widths: of music and face vectors where not one clip has any; they are zeros, with a mask that says so.
       augment: an Augment or the name of one in `AUGMENTATIONS`; never applied with `train=False`.
       skip_short: leave out clips that are too short for `frames`, instead of refusing them.
       encoded: an encoder cache for `size`; its rows replace photos.
@@ -154,8 +156,8 @@ def make_loader(
         size=(size, size) if isinstance(size, int) else tuple(size),
         kinds=tuple(kinds),
         motion_frames=motion_frames,
-        music_dim=_common(records, "music_dim", "music_spec"),
-        face_dim=_common(records, "face_dim", "face_model"),
+        music_dim=_common(records, "music_dim", "music_spec") or widths[0],
+        face_dim=_common(records, "face_dim", "face_model") or widths[1],
         augment=augment,
     )
     items = _items(records, spec, skip_short)

@@ -100,7 +100,7 @@ def make_conditions(
         context = image_token(model, batch["reference"]) if "reference" in batch else batch["reference_token"].astype(jnp.float32)
         context = context[:, None, :] * keep_token[:, None, None]
 
-    maps = {kind: batch["guidance"][kind].astype(jnp.float32) / 255.0 for kind in model.config.kinds}
+    maps = {kind: image.astype(jnp.float32) / 255.0 for kind, image in batch["guidance"].items()}
     weights = guidance_weights(key_kinds, model.config.kinds, size, config)
     if music is not None:
         driven = music.driven[:, None, None, None, None]

@@ -89,7 +89,7 @@ class Evaluation:
             )
             self._pipeline = Pipeline(config, params, settings)
         self._pipeline.params = params
-        guidance = {kind: np.asarray(batch["guidance"][kind][0]) for kind in config.kinds}
+        guidance = {kind: np.asarray(image[0]) for kind, image in batch["guidance"].items()}
         video = self._pipeline.animate(
             np.asarray(batch["reference"][0]),
             guidance,
@@ -98,5 +98,5 @@ class Evaluation:
             guidance_scale=1.0,
         )
         photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
-        columns = [photo, guidance[config.kinds[-1]], batch["video"][0], video.frames]
+        columns = [photo, guidance[max(guidance, key=config.kinds.index)], batch["video"][0], video.frames]
         return np.concatenate(columns, 2)

@@ -15,7 +15,7 @@ from champ_jax.data.records import Records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge
 from champ_jax.models.m2p import measure_statistics, with_statistics
-from champ_jax.parallel.multihost import barrier, is_first
+from champ_jax.parallel.multihost import barrier, is_first, say
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.conditions import image_token
 
@@ -39,6 +39,8 @@ class Feed:
         self.config, self.assembled, self.records = config, assembled, records
         self.phases = clip_lengths(config)
         self.encoded = _encoder_cache(config, assembled, records, workdir)
+        if config.stage != "A" and (absent := set(assembled.config.kinds) - set(kinds_of(config, assembled, records))):
+            say(f"note: {records.where()}: not all clips have {', '.join(sorted(absent))}: these encoders learn nothing")
         self._first_step, self._loader = None, None
         self._numbers: OrderedDict[int, np.ndarray] = OrderedDict()  # of the records in a step's batch
 
@@ -99,6 +101,16 @@ def standardise(config, assembled: Assembled, records: Records) -> Assembled:
     return dataclasses.replace(assembled, params={**assembled.params, "m2p": m2p})
 
 
+def kinds_of(config, assembled: Assembled, records: Records) -> tuple[str, ...]:
+    """The kinds of guidance that a run trains with: those that `config.model.kinds` asks for, and else the model's as far as all clips
+    with frames have them stored. The skeleton is drawn and always there."""
+    kinds = assembled.config.kinds
+    if "kinds" in (config.get("model") or {}):
+        return kinds
+    stored = [info.maps for info in records.infos if info.stored]
+    return tuple(kind for kind in kinds if kind == "dwpose" or all(kind in maps for maps in stored))
+
+
 def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, encoded: Encoded | None, process=None) -> Loader:
     """A loader for the configuration's stage over `records`; process: (index, count), this one's by default."""
     music = config.stage == "B" and assembled.config.m2p is not None
@@ -108,9 +120,10 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
         batch_size=config.data.batch_size,
         frames=frames,
         size=config.data.size,
-        kinds=assembled.config.kinds,
+        kinds=kinds_of(config, assembled, records),
         stride=config.data.stride if config.stage == "C" else 1,
         motion_frames=config.data.motion_frames if music else 0,
+        widths=(assembled.config.m2p.music_dim, assembled.config.m2p.face_dim) if music else (0, 0),
         seed=config.seed,
         train=train,
         augment=config.data.augment,
