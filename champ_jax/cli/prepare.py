@@ -52,7 +52,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--shard", type=share, default=(0, 1), metavar="I/N", help="do this part of the work alone, 0/4 to 3/4; when "
                         "all are done, the same command without it writes the records")  # fmt: skip
-    parser.add_argument("--no-resume", action="store_true", help="do pieces again that are done already")
+    parser.add_argument("--no-resume", action="store_true", help="do everything again, also what is done already")
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
 
@@ -132,10 +132,13 @@ def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], sa
     """Does the work and writes records and sheet."""
     import shutil
 
-    from champ_jax.data.prepare import PARTS, forget_parts, prepare, publish
+    from champ_jax.data.prepare import PARTS, finish, is_done, prepare, publish
     from champ_jax.data.records import open_records
     from champ_jax.data.sheet import statistics, write_sheet
 
+    if not args.no_resume and args.shard[1] == 1 and is_done(pieces, settings, args.out):
+        say(f"{args.out} was made of these very files with these settings: nothing to do. --no-resume makes it again")
+        return 0
     if args.no_resume:
         shutil.rmtree(args.out / PARTS, ignore_errors=True)
     with progress_bar("preparing", args.json) as progress:
@@ -154,7 +157,7 @@ def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], sa
     summary = [f"{split}: " + ", ".join(f"{name} {value}" for name, value in row.items()) for split, row in figures.items()]
     summary += [line for line in [offset_line(outcome.reports)] if line]
     page = write_sheet(args.out, splits, dropped, summary)
-    forget_parts(args.out)
+    finish(pieces, settings, args.out)
     if args.json:
         print(json.dumps({"splits": figures, "dropped": dropped, "sheet": str(page)}))
         return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from champ_jax.data.sources import AUDIO_SUFFIXES, Source
+from champ_jax.data.sources import AUDIO_SUFFIXES, Source, inside
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, THRESHOLD, J
 
@@ -125,7 +125,7 @@ def _word(name: str, pattern: str) -> str:
 def _song(name: str, folders: tuple[Path, ...]) -> Path | None:
     names = [song_of(name) + suffix for suffix in AUDIO_SUFFIXES]
     places = [place / sub for place in folders for sub in ("music", "wav", "audio", "")]
-    return next((place / file for place in places for file in names if (place / file).is_file()), None)
+    return next((place / file for place in places for file in names if (place / file).is_file() and inside(place / file, folders[0])), None)
 
 
 def _lines(path: Path) -> list[str]:

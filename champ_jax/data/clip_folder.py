@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from champ_jax.data.sources import AUDIO_SUFFIXES, FRAME_FPS, IMAGE_SUFFIXES, Source, in_order, license_of, source_name
+from champ_jax.data.sources import AUDIO_SUFFIXES, FRAME_FPS, IMAGE_SUFFIXES, Source, in_order, inside, license_of, source_name
 from champ_jax.errors import UserError
 
 MAPS = {
@@ -35,14 +35,13 @@ def clip_folders(folder: Path) -> list[Path]:
     found = []
     root = folder.resolve()
     for place, names, files in os.walk(folder):
-        names[:] = sorted((name for name in names if not name.startswith(".")), key=in_order)
+        names[:] = sorted((name for name in names if not name.startswith(".") and inside(Path(place) / name, root)), key=in_order)
         known = [name for name in names if _known(name)]
         if known and any(_has_images(Path(place) / name) for name in known):
             found.append(Path(place))
             names[:] = [name for name in names if name not in known]
         elif sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files) > 1:
             found.append(Path(place))
-        names[:] = [name for name in names if (Path(place) / name).resolve().is_relative_to(root)]
     return found
 
 
@@ -84,8 +83,9 @@ def read_clip_folder(clip: Path, root: Path, layout: str) -> Source:
         )
     for kind, files in maps.items():
         _check_same(clip, images[0] if images else ".", frames, kind, files)
-    keypoints = next((clip / name for name in ("keypoints.npz", "keypoints", "openpose") if (clip / name).exists()), None)
-    music = next((path for path in sorted(clip.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES), None)
+    given = (clip / name for name in ("keypoints.npz", "keypoints", "openpose"))
+    keypoints = next((path for path in given if path.exists() and inside(path, root)), None)
+    music = next((path for path in sorted(clip.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES and inside(path, root)), None)
     name = source_name(clip, root)
     return Source(
         name=name,
@@ -116,6 +116,8 @@ def numbered(folder: Path) -> dict[int, Path]:
         if not numbers:
             raise UserError(f"{path}: there is no number in this name; name frames 0000.png, 0001.png and so on")
         number = int(numbers[-1])
+        if path.is_symlink() and not inside(path, folder):
+            raise UserError(f"{path}: is a link to a file elsewhere; put the file itself here")
         if number in files:
             raise UserError(f"{path}: {files[number].name} is frame {number} too; remove one of them")
         files[number] = path

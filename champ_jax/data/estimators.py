@@ -18,6 +18,10 @@ from champ_jax.pose.skeleton import J
 MEDIAPIPE = "mediapipe"
 
 
+class EstimatorLost(UserError):
+    """The estimator itself ended: no fault of the image, and no reason to leave it out."""
+
+
 class People(NamedTuple):
     """Who is in an image: keypoints f32 [P,134,2] pixels, confidence f32 [P,134] in 0..1, boxes f32 [P,4] xyxy pixels; P may be 0."""
 

@@ -151,6 +151,7 @@ def _decoder(path: Path, request: dict):
             pass_fds=(file,),
             env=environment,
             bufsize=0,
+            start_new_session=True,  # a Ctrl-C is for us: the file is not to be taken for a broken one
         )
 
     process = _open(path, start)

@@ -74,13 +74,14 @@ class Settings:
 @dataclasses.dataclass(frozen=True)
 class Piece:
     """`count` frames from frame `first`, at the records' rate, of a source; for records the record `first`. number: which of its pieces.
-    identity: the number of the source's subject."""
+    identity: the number of the source's subject. stamp: changes with the source's files."""
 
     source: Source
     number: int
     first: int
     count: int
     identity: int
+    stamp: str
 
 
 @dataclasses.dataclass(frozen=True)

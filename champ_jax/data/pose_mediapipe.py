@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from champ_jax.data.estimators import Estimator, People, boxes_of
+from champ_jax.data.estimators import Estimator, EstimatorLost, People, boxes_of
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import FACE, LEFT_HAND, LEFT_SHOULDER, NECK, RIGHT_HAND, RIGHT_SHOULDER, THRESHOLD, J
 
@@ -82,12 +82,14 @@ def open_mediapipe() -> Iterator[Estimator]:
       UserError: its environment is missing or does not work.
     """
     command = [find_python(), str(WORKER)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    # In a session of its own: a Ctrl-C is for us, and ends it by the end of its input.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
 
     def answer() -> dict:
         line = process.stdout.readline()
         if not line:
-            raise UserError(f"MediaPipe ended ({' '.join(command)}): run launch/pose_env.sh again, which says what is wrong with it")
+            raise EstimatorLost(f"MediaPipe ended ({' '.join(command)}): run launch/pose_env.sh again, which says what is wrong with it")
         return json.loads(line)
 
     def estimate(image: np.ndarray) -> People:

@@ -12,18 +12,19 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from champ_jax.data.piece import Piece, Report, Settings, Tools, prepare_piece
+from champ_jax.data.estimators import EstimatorLost
+from champ_jax.data.piece import Piece, Report, Settings, Tools, length_of, prepare_piece
 from champ_jax.data.records import open_records, write_records
 from champ_jax.data.sources import Found, Source
 from champ_jax.errors import UserError
 
-PARTS = ".parts"
+PARTS, DONE = ".parts", "prepared.txt"
 SPLITS = ("train", "validation", "test")
 _tools: Tools | None = None  # of a worker process
 
@@ -40,29 +41,46 @@ class Outcome:
 def cut(found: Found, settings: Settings, say: Callable[[str], None] = print) -> tuple[list[Piece], dict[str, str]]:
     """The pieces of all sources, in order, and {name: reason} of the sources that cannot be read."""
     pieces, refused = [], dict(found.refused)
-    subjects = sorted({source.subject for source in found.sources})
-    for source in found.sources:
+    identities = {subject: number for number, subject in enumerate(sorted({source.subject for source in found.sources}))}
+
+    def look(source: Source) -> list[Piece] | UserError:
         try:
-            pieces += pieces_of(source, settings, subjects.index(source.subject))
+            return pieces_of(source, settings, identities[source.subject])
         except UserError as error:
-            refused[source.name] = str(error)
-            say(f"left out {source.name}: {error}")
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each asks a decoder, and waits for it
+        for source, result in zip(found.sources, pool.map(look, found.sources)):
+            if isinstance(result, UserError):
+                refused[source.name] = str(result)
+                say(f"left out {source.name}: {result}")
+            else:
+                pieces += result
     return pieces, refused
 
 
 def pieces_of(source: Source, settings: Settings, identity: int) -> list[Piece]:
     """A source cut into equal pieces of at most `settings.clip_seconds`. UserError if it is too short or cannot be read."""
-    from champ_jax.data.piece import length_of
-
-    length = length_of(source, settings)
+    length, stamp = length_of(source, settings), stamp_of(source)
     if source.layout == "records":
-        return [Piece(source, number, number, 1, identity) for number in range(length)]
+        return [Piece(source, number, number, 1, identity, stamp) for number in range(length)]
     least = settings.least_frames
     if length < least:
         raise UserError(f"{source.path}: {length} frames at {float(settings.fps):g} a second; a clip has at least {least}")
     count = -(-length // settings.clip_frames)
     edges = [round(number * length / count) for number in range(count + 1)]
-    return [Piece(source, number, edges[number], edges[number + 1] - edges[number], identity) for number in range(count)]
+    return [Piece(source, number, low, high - low, identity, stamp) for number, (low, high) in enumerate(zip(edges, edges[1:]))]
+
+
+def stamp_of(source: Source) -> str:
+    """Changes with any of a source's files."""
+    files = [source.path, source.keypoints, source.music, *source.frames.values()]
+    files += [path for maps in source.maps.values() for path in maps.values()]
+    files += source.features.values() if isinstance(source.features, dict) else [source.features]
+    if source.layout == "records":
+        files += sorted(source.path.glob(f"*-{source.part}*"))
+    found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path is not None and path.is_file()]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def split_of(source: Source, validation: float) -> str:
@@ -75,13 +93,8 @@ def split_of(source: Source, validation: float) -> str:
 
 def key_of(piece: Piece, settings: Settings) -> str:
     """Names a piece's result: the same for the same source, settings and files, on every host."""
-    source = piece.source
-    files = [source.path, source.keypoints, source.music, *source.frames.values()]
-    files += [path for maps in source.maps.values() for path in maps.values()]
-    files += source.features.values() if isinstance(source.features, dict) else [source.features]
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path is not None and path.is_file()]
-    text = json.dumps([source.name, piece.first, piece.count, piece.identity, settings.fingerprint(), stamps])
-    return f"{source.name[:80]}-{piece.number:05d}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    text = json.dumps([piece.source.name, piece.first, piece.count, piece.identity, piece.stamp, settings.fingerprint()])
+    return f"{piece.source.name[:80]}-{piece.number:05d}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def prepare(
@@ -155,8 +168,11 @@ def _do(key: str, piece: Piece, settings: Settings, parts: Path, tools: Tools) -
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run left half done
     try:
         examples, report = prepare_piece(piece, settings, tools)
-    except UserError as error:
-        examples, report = [], Report(piece.source.name, dropped={"": str(error)})
+    except (EstimatorLost, OSError):
+        raise
+    except Exception as error:  # one clip, whatever libraries find wrong with it, must not end the others
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        examples, report = [], Report(piece.source.name, dropped={"": reason})
     folder.mkdir(parents=True)
     if examples:
         write_records(folder, "part", examples)
@@ -208,6 +224,19 @@ def _examples(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
             yield records[number].fields
 
 
-def forget_parts(out: Path) -> None:
-    """Deletes the finished pieces, once their records are written."""
+def digest_of(pieces: list[Piece], settings: Settings) -> str:
+    """Names what a set of records is made of."""
+    keys = [f"{key_of(piece, settings)} {split_of(piece.source, settings.validation)}" for piece in pieces]
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+def is_done(pieces: list[Piece], settings: Settings, out: Path) -> bool:
+    """Whether the records in a folder were made of these very pieces."""
+    path = out / DONE
+    return path.is_file() and path.read_text() == digest_of(pieces, settings)
+
+
+def finish(pieces: list[Piece], settings: Settings, out: Path) -> None:
+    """Notes what the records were made of, and deletes the finished pieces."""
+    (out / DONE).write_text(digest_of(pieces, settings))
     shutil.rmtree(out / PARTS, ignore_errors=True)

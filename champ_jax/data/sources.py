@@ -135,16 +135,22 @@ def source_name(path: Path, folder: Path) -> str:
     return "_".join(word for word in words if word) or "clip"
 
 
-def beside(path: Path, suffixes: tuple[str, ...]) -> Path | None:
+def inside(path: Path, root: Path) -> bool:
+    """Whether a path lies in a folder also when links are followed."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def beside(path: Path, suffixes: tuple[str, ...], root: Path) -> Path | None:
     """The file of this name with one of these suffixes, or None."""
-    return next((found for suffix in suffixes if (found := path.with_suffix(suffix)).is_file()), None)
+    names = (path.with_suffix(suffix) for suffix in suffixes)
+    return next((found for found in names if found.is_file() and inside(found, root)), None)
 
 
 def license_of(folder: Path, root: Path) -> str:
     """The text of the nearest `license.txt` from a clip's folder up to the root; "" without one."""
     for place in (folder, *folder.parents):
         for name in ("license.txt", "LICENSE.txt", "LICENSE"):
-            if (place / name).is_file():
+            if (place / name).is_file() and inside(place / name, root):
                 return (place / name).read_text(errors="replace").strip().split("\n\n")[0][:500]
         if place == root:
             return ""
@@ -165,9 +171,9 @@ def _videos(folder: Path) -> tuple[list[Source], dict[str, str]]:
             name=name,
             layout="videos",
             path=path,
-            keypoints=beside(path, (".npz",)),
-            music=beside(path, AUDIO_SUFFIXES),
-            features=beside(path, (".npy",)),
+            keypoints=beside(path, (".npz",), root),
+            music=beside(path, AUDIO_SUFFIXES, root),
+            features=beside(path, (".npy",), root),
             subject=name if parent == root else source_name(parent, root),
             license=license_of(parent, root),
         )

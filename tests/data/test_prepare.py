@@ -308,3 +308,46 @@ def test_records_go_through_and_tfds_reads_them(tmp_path):
     for builder in (tfds.builder_from_directory(two), tfds.builder("champ_clips", data_dir=tmp_path)):
         examples = builder.as_data_source("train")
         assert len(examples) == 1 and examples[0]["kps"].shape == (60, J, 2) and examples[0]["frames"][0].shape == (96, 64, 3)
+
+
+def test_the_same_command_again_does_nothing(tmp_path, capsys):
+    path = video(tmp_path / "in" / "a.mkv")
+    arguments = ["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *COMMAND]
+    assert main(arguments) == 0
+    before = (tmp_path / "out" / "dataset_info.json").stat().st_mtime_ns
+    assert main(arguments) == 0 and "nothing to do" in capsys.readouterr().out
+    assert (tmp_path / "out" / "dataset_info.json").stat().st_mtime_ns == before
+    os.utime(path, (1, 1))
+    assert main(arguments) == 0 and "nothing to do" not in capsys.readouterr().out
+
+
+def test_what_a_library_finds_wrong_with_one_clip_does_not_end_the_others(tmp_path, monkeypatch):
+    from champ_jax.data import prepare as module
+
+    video(tmp_path / "in" / "a.mkv")
+    video(tmp_path / "in" / "b.mkv")
+    real = module.prepare_piece
+
+    def fails(piece, settings, tools):
+        if piece.source.name == "a":
+            raise ZeroDivisionError("of a library")
+        return real(piece, settings, tools)
+
+    monkeypatch.setattr(module, "prepare_piece", fails)
+    outcome, _ = records_of(tmp_path / "in", tmp_path / "out")
+    assert outcome.clips == {"train": 1} and outcome.dropped["a"] == "ZeroDivisionError: of a library"
+
+
+def test_an_estimator_that_ends_is_no_fault_of_the_clip(tmp_path, monkeypatch):
+    from champ_jax.data import prepare as module
+    from champ_jax.data.estimators import EstimatorLost
+
+    video(tmp_path / "in" / "a.mkv")
+
+    def lost(*arguments):
+        raise EstimatorLost("MediaPipe ended")
+
+    monkeypatch.setattr(module, "prepare_piece", lost)
+    with pytest.raises(EstimatorLost):
+        records_of(tmp_path / "in", tmp_path / "out")
+    assert not list((tmp_path / "out" / PARTS).iterdir())

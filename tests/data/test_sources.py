@@ -160,6 +160,20 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     assert [source.name for source in find(folder).sources] == ["in"]
 
 
+def test_links_out_of_a_clip_are_not_followed(tmp_path):
+    secret = image(tmp_path / "secret.png")
+    (tmp_path / "secret.txt").write_text("secret")
+    np.savez(tmp_path / "secret.npz", a=1)
+    clip = champ(tmp_path / "in", "part/a", range(3))
+    (clip / "images" / "0003.png").symlink_to(secret)
+    other = champ(tmp_path / "in", "part/b", range(3))
+    (other / "license.txt").symlink_to(tmp_path / "secret.txt")
+    (other / "keypoints.npz").symlink_to(tmp_path / "secret.npz")
+    found = find(tmp_path / "in")
+    (source,) = found.sources
+    assert "0003.png" in found.refused["part_a"] and source.license == "" and source.keypoints is None
+
+
 def test_names_that_fall_together_are_told(tmp_path):
     for name in ("a.mp4", "a.mov"):
         (tmp_path / name).write_bytes(b"x")
