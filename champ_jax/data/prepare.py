@@ -108,7 +108,7 @@ def prepare(
     """Does the pieces of this share (index, count) that are not done yet; the reports of all of the share's.
 
     Raises:
-      UserError: a tool that all need is missing, or a worker died twice.
+      UserError: a tool that all need is missing, or a worker died.
     """
     mine = pieces[share[0] :: share[1]]
     folders = {key_of(piece, settings): piece for piece in mine}
@@ -124,6 +124,8 @@ def prepare(
 
 def _work(left: dict[str, Piece], settings: Settings, parts: Path, workers: int) -> Iterator[Report]:
     """The report of each piece as it gets done, in any order."""
+    if not left:
+        return
     if workers <= 1 or len(left) <= 1:
         with Tools.open(settings) as tools:
             for key, piece in left.items():
