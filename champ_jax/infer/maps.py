@@ -1,20 +1,18 @@
 """A folder of guidance maps, one sub-folder a kind, read and checked as CHAMP lays it out."""
 
 import os
-import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from champ_jax.data.sources import IMAGE_SUFFIXES, in_order
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 from champ_jax.infer.photo import fit, load_image
 from champ_jax.pose.draw import draw_clip
 from champ_jax.pose.skeleton import J
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def load_guidance(
@@ -57,7 +55,7 @@ def load_guidance(
 
 def _images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by name without suffix, frame_2 before frame_10."""
-    paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda path: _in_order(path.stem))
+    paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda path: in_order(path.stem))
     if not paths:
         raise UserError(f"{folder}: there are no frames; expected images named 0000.png, 0001.png and so on")
     for one, other in zip(paths, paths[1:]):
@@ -66,14 +64,9 @@ def _images(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-def _in_order(name: str) -> list:
-    """A key that sorts the numbers in names as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _check_same_frames(folder: Path, files: dict[str, dict[str, Path]]) -> None:
     """Every kind must have the same frames; the message names the first one missing."""
-    every = sorted(set().union(*files.values()), key=_in_order)
+    every = sorted(set().union(*files.values()), key=in_order)
     for name, paths in files.items():
         missing = [stem for stem in every if stem not in paths]
         if missing:

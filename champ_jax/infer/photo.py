@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from champ_jax.data import transforms
+from champ_jax.data.media import read_image, to_rgb
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import BODY, FEET, MIRROR, THRESHOLD, J
 
@@ -47,20 +48,11 @@ def load_image(image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarra
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(f"the image is {image.dtype}{list(image.shape)}: give uint8 [height, width, 3] RGB")
         return image
-    if not isinstance(image, Image.Image):
-        path = Path(image)
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such image file")
-        try:
-            image = ImageOps.exif_transpose(Image.open(path))
-            image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path}: cannot read the image: {error}; give a PNG or JPEG file") from error
-    if image.mode.startswith("I"):  # 16 bits, as depth maps often have; PIL itself would cut them off at 255
-        image = Image.fromarray(np.round(np.asarray(image, np.float32).clip(0, 65535) / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not Path(image).is_file():
+        raise UserError(f"{image}: there is no such image file")
+    return read_image(image)
 
 
 def fit(
