@@ -220,10 +220,22 @@ def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | N
         raise UserError(f"{source.path}: no frame from {float(piece.first / settings.fps):.1f} s on")
     if given:
         keypoints, confidence, rate = read_keypoints(source.keypoints, size)
-        people = _people(keypoints, confidence, rate or (settings.frames_fps if source.frames else settings.fps), piece, settings)[
-            : len(frames)
-        ]
+        if source.frames:
+            rate = rate or settings.frames_fps
+            keypoints, confidence = _by_number(keypoints, source), _by_number(confidence, source)
+        people = _people(keypoints, confidence, rate or settings.fps, piece, settings)[: len(frames)]
     return frames, people, shots.cuts(), size
+
+
+def _by_number(rows: np.ndarray, source: Source) -> np.ndarray:
+    """Rows of poses by the frames' numbers: where a folder has gaps, and the poses a row for each frame that is there, with zeros
+    in the gaps."""
+    numbers = np.array(list(source.frames)) - min(source.frames)
+    if len(rows) != len(numbers) or len(numbers) == numbers[-1] + 1:
+        return rows
+    full = np.zeros((numbers[-1] + 1, *rows.shape[1:]), rows.dtype)
+    full[numbers] = rows
+    return full
 
 
 def _people(keypoints: np.ndarray, confidence: np.ndarray, rate: Fraction, piece: Piece, settings: Settings) -> list[People]:

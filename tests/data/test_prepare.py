@@ -67,8 +67,8 @@ def folder(
             else:
                 array[:, : size[1] // 2] = 0
             Image.fromarray(array.squeeze()).save(path / name / f"frame_{number}.png")
-    if poses:
-        np.savez(path / "keypoints.npz", keypoints=keypoints[list(frames)[0] :], confidence=confidence[list(frames)[0] :], size=size)
+    if poses:  # a row for each frame that is there
+        np.savez(path / "keypoints.npz", keypoints=keypoints[list(frames)], confidence=confidence[list(frames)], size=size)
     return path
 
 
@@ -107,6 +107,10 @@ def test_champ_folders_with_maps_and_a_gap(tmp_path):
     records = open_records(tmp_path / "out", "train")
     clips = {info.clip_id: records[number] for number, info in enumerate(records.infos)}
     assert [clip.n_frames for clip in clips.values()] == [36, 36, 36], list(clips)
+    after = next(clip for name, clip in clips.items() if "gap" in name and name.endswith("02"))
+    true, confidence = standing(76)
+    found, seen = after.keypoints(np.arange(36))
+    np.testing.assert_allclose(found[seen > 0.3], true[40:][seen > 0.3], atol=0.6)
     whole = next(clip for name, clip in clips.items() if "whole" in name)
     assert whole["depth"] and whole["normal"] and whole["semantic_map"]
     semantic = whole.image("semantic_map", 0)
