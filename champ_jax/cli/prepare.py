@@ -84,8 +84,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("prepare needs a folder and --out DIR, or --check DIR; see champ-jax prepare --help")
     from champ_jax.data.piece import Settings
     from champ_jax.data.prepare import cut
-    from champ_jax.data.sources import find
+    from champ_jax.data.sources import find, inside
 
+    if args.source.is_dir() and inside(args.out, args.source):
+        raise UserError(f"--out {args.out} lies in {args.source} itself, where its files would be taken for clips: give a folder elsewhere")
     if not 0 < 2 * args.least_seconds <= args.clip_seconds <= 20:
         raise UserError(
             f"--clip-seconds {args.clip_seconds:g}, --least-seconds {args.least_seconds:g}: expected at most 20, and at most half of that"

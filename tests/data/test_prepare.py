@@ -265,6 +265,8 @@ def test_wrong_words(tmp_path, capsys):
     video(tmp_path / "in" / "a.mkv")
     for words, told in (
         (["prepare"], "needs a folder"),
+        (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "in" / "out")], "give a folder elsewhere"),
+        (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--least-seconds", "9"], "at most half of that"),
         (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--estimator", "absent"], "expected 'mediapipe'"),
         (["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "o"), "--estimator", "none", "--maps", "depth"], "KIND=FILE"),
         (
