@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import select
+import signal
 import stat
 import subprocess
 import sys
@@ -24,8 +25,10 @@ from PIL import Image, ImageOps
 from champ_jax.errors import UserError
 
 DECODER = Path(__file__).with_name("decode.py")
-IDLE_SECONDS = 30.0
-"""Without a byte from the decoder a file counts as one that hangs it."""
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "HOME")
+"""What the decoder needs to find its libraries; it gets no other variable, least of all a secret."""
+IDLE_SECONDS = 120.0
+"""Without a byte from the decoder a file counts as one that hangs it; decoding up to a frame far from a keyframe takes long, too."""
 CPU_SECONDS = 600
 MEMORY_BYTES = 4 << 30
 LONGEST_HOURS = 12
@@ -90,13 +93,18 @@ def read_frames(path: str | os.PathLike, fps: Fraction, start: float = 0.0, coun
     Raises:
       UserError: no video, or damage; also amid the frames.
     """
-    request = {"what": "frames", "fps": float(fps), "start": start, "count": count, "longest": longest}
+    fps = Fraction(fps).limit_denominator(1001)
+    request = {"what": "frames", "fps": str(fps), "start": _on_the_grid(start, fps), "count": count, "longest": longest}
     with _decoder(Path(path), request) as (read, about):
         height, width = about["height"], about["width"]
         while data := read(height * width * 3):
-            if len(data) < height * width * 3:
-                raise _told(path, data)
             yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def _on_the_grid(seconds: float, rate: Fraction | int) -> str:
+    """A time as a fraction: that of a frame or sample if it is one but for rounding, so that pieces join whatever floats do."""
+    nearest = round(Fraction(seconds) * rate) / Fraction(rate)
+    return str(nearest if abs(nearest - Fraction(seconds)) < 1e-6 else Fraction(seconds).limit_denominator(10**9))
 
 
 def read_audio(path: str | os.PathLike, rate: int, start: float = 0.0, seconds: float = 0.0) -> np.ndarray:
@@ -106,19 +114,9 @@ def read_audio(path: str | os.PathLike, rate: int, start: float = 0.0, seconds: 
       UserError: no sound, or damage.
     """
     count = round(seconds * rate)
-    with _decoder(Path(path), {"what": "sound", "rate": rate, "start": start, "count": count}) as (read, _):
+    with _decoder(Path(path), {"what": "sound", "rate": rate, "start": _on_the_grid(start, rate), "count": count}) as (read, _):
         data = read(4 * count)
-        if len(data) < 4 * count:
-            raise _told(path, data)
     return np.nan_to_num(np.frombuffer(data, np.float32), posinf=0.0, neginf=0.0)
-
-
-def _told(path, data: bytes) -> UserError:
-    """The error that the decoder ended with, or that it ended without a word."""
-    line = data[data.rfind(b'{"error"') :] if b'{"error"' in data else b""
-    with contextlib.suppress(ValueError):
-        return UserError(f"{path}: cannot be read to its end: {json.loads(line)['error']}")
-    return UserError(f"{path}: cannot be read to its end: the decoder died on it")
 
 
 def _open(path: Path, use):
@@ -137,17 +135,18 @@ def _open(path: Path, use):
 
 @contextlib.contextmanager
 def _decoder(path: Path, request: dict):
-    """(read(bytes) -> bytes, fewer at the end; what the decoder says first) of a decoder at work on a file."""
+    """(read(bytes) -> bytes, none at the end; what the decoder says first) of a decoder at work on a file."""
     settings = {"cpu_seconds": CPU_SECONDS, "memory_bytes": MEMORY_BYTES}
 
     def start(file: int) -> subprocess.Popen:
-        command = [sys.executable, "-I", str(DECODER), json.dumps({**request, **settings, "file": file})]
-        environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        command = [sys.executable, "-P", str(DECODER), json.dumps({**request, **settings, "file": file})]
+        # One thread: on hosts with many processors the buffers of a library's threads alone would fill the address space.
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"}
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             pass_fds=(file,),
             env=environment,
             bufsize=0,
@@ -155,36 +154,55 @@ def _decoder(path: Path, request: dict):
         )
 
     process = _open(path, start)
-    pipe = process.stdout.fileno()
-    left = bytearray()
+    pipe, to_its_end = process.stdout.fileno(), ""
 
     def read(size: int) -> bytes:
-        while len(left) < size:
+        data = bytearray()
+        while len(data) < size:
             if not select.select([pipe], [], [], IDLE_SECONDS)[0]:
-                raise UserError(f"{path}: the decoder gave nothing for {IDLE_SECONDS:.0f} s; the file hangs it")
-            more = os.read(pipe, min(size - len(left), 1 << 20))
+                raise UserError(f"{path}: the decoder gave nothing for {IDLE_SECONDS:g} s; the file hangs it")
+            more = os.read(pipe, min(size - len(data), 1 << 20))
             if not more:
                 break
-            left.extend(more)
-        data = bytes(left[:size])
-        del left[:size]
-        return data
+            data.extend(more)
+        if len(data) < size:
+            # The end, of which only the exit status says whether it is a good one.
+            reason = _reason(process)
+            if reason or data:
+                raise UserError(f"{path}: cannot be read{to_its_end}: {reason or 'the decoder died on it'}")
+        return bytes(data)
 
     try:
         line = bytearray()
         while not line.endswith(b"\n"):
-            more = read(1)
-            if not more:
-                raise UserError(f"{path}: cannot be read: the decoder died on it, or had no more time or memory")
-            line.extend(more)
-        about = json.loads(line)
-        if "error" in about:
-            raise UserError(f"{path}: cannot be read: {about['error']}")
+            line.extend(read(1) or b"\n")
+        try:
+            about = json.loads(line)
+        except ValueError:
+            raise UserError(f"{path}: cannot be read: the decoder said nothing of it") from None
+        to_its_end = " to its end"
         yield read, about
     finally:
         process.kill()
         process.stdout.close()
+        process.stderr.close()
         process.wait()
+
+
+def _reason(process: subprocess.Popen) -> str:
+    """Why a decoder that has closed its output failed; "" if it did not."""
+    try:
+        status = process.wait(IDLE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "the decoder does not end"
+    if status == 0:
+        return ""
+    said = os.read(process.stderr.fileno(), 1 << 16).decode(errors="replace").strip().splitlines()
+    try:
+        return json.loads(said[-1])["error"]
+    except (ValueError, LookupError, TypeError):
+        limits = "; it had no more time" if -status in (signal.SIGXCPU, signal.SIGKILL) else ""
+        return f"the decoder died on it (status {status}{limits})"
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -195,17 +213,20 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
 
-    def read(file: int) -> Image.Image:
+    def read(file: int) -> np.ndarray:
         with os.fdopen(os.dup(file), "rb") as stream, Image.open(stream, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
             if image.width * image.height > MOST_IMAGE_PIXELS:
                 raise UserError(f"{path}: {image.width}x{image.height} pixels; at most {MOST_IMAGE_PIXELS} are taken")
-            image = ImageOps.exif_transpose(image)
-            image.load()
-            return image
+            # Cameras put several views into one JPEG (MPO), of which the first is the photo.
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise UserError(f"{path}: an animation of {image.n_frames} images, where one is expected")
+            return to_rgb(ImageOps.exif_transpose(image))
 
     try:
-        return to_rgb(_open(path, read))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return _open(path, read)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # PIL lets out whatever its readers stumble over in a damaged file
         raise UserError(f"{path}: cannot read the image: {error}; give a PNG or JPEG file") from error
 
 

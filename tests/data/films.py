@@ -1,5 +1,6 @@
 """Small films for tests, written with PyAV: pictures that tell their number, clicks at known times."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,48 +19,55 @@ def film(
     ratio: Fraction | None = None,
     rotation: int = 0,
     codec: str = "mpeg4",
+    start: float = 0.0,
+    sound_codec: str | None = None,
     sound_start: float = 0.0,
+    sound_time: Callable[[float], float] = lambda seconds: seconds,
     options: dict | None = None,
+    container_options: dict | None = None,
 ) -> Path:
     """Writes frames u8 [F,H,W,3] and sound f32 [S] at 48 kHz. times: seconds of each frame, for a rate that varies; ratio: of a pixel's
-    sides; rotation: degrees to the left that a player turns the picture by; sound_start: when the sound begins."""
+    sides; rotation: degrees to the left that a player turns the picture by; start, sound_start: time stamps of the first picture and
+    sound; sound_time: the time stamp of what is heard at some second, where it is another."""
     fps = Fraction(fps)
-    base = Fraction(1, 90_000)
-    with av.open(str(path), "w") as container:
+    base = Fraction(1, 90_000) if times is not None or start else 1 / fps
+    kind = {".ts": "mpegts", ".mpg": "mpeg"}.get(path.suffix)
+    with av.open(str(path), "w", format=kind, options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = base if times is not None else 1 / fps
+        stream.time_base = stream.codec_context.time_base = base
         if ratio:
             stream.codec_context.sample_aspect_ratio = ratio
         stream.bit_rate = 4_000_000
-        audio = container.add_stream("aac" if path.suffix in (".mp4", ".mov") else "pcm_s16le", rate=RATE) if sound is not None else None
+        usual = "aac" if path.suffix in (".mp4", ".mov") else "pcm_s16le"
+        audio = container.add_stream(sound_codec or usual, rate=RATE) if sound is not None else None
         if audio is not None:
             audio.codec_context.layout = "mono"
         for number, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
             frame.time_base = stream.codec_context.time_base
-            frame.pts = number if times is None else round(times[number] / base)
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
+            frame.pts = round((start + float(number / fps if times is None else times[number])) / base)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
         if audio is not None:
-            for start in range(0, len(sound), 1024):
-                part = np.ascontiguousarray(sound[start : start + 1024], np.float32)[None]
-                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
-                frame.rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), start + round(sound_start * RATE)
-                if audio.codec_context.name == "pcm_s16le":
-                    values = (part.clip(-1, 1) * 32767).astype(np.int16)
-                    frame = av.AudioFrame.from_ndarray(values, format="s16", layout="mono")
-                    frame.rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), start + round(sound_start * RATE)
-                for packet in audio.encode(frame):
-                    container.mux(packet)
-            for packet in audio.encode(None):
-                container.mux(packet)
+            _encode_sound(container, audio, sound, lambda seconds: sound_time(seconds) + sound_start)
     if rotation:
         turn(path, rotation)
     return path
+
+
+def _encode_sound(container, stream, sound: np.ndarray, time: Callable[[float], float]) -> None:
+    for start in range(0, len(sound), 1024):
+        part = np.ascontiguousarray(sound[start : start + 1024], np.float32)[None]
+        kind = stream.codec_context.format.name
+        if kind.startswith("s16"):
+            frame = av.AudioFrame.from_ndarray((part.clip(-1, 1) * 32767).astype(np.int16), format=kind, layout="mono")
+        else:
+            frame = av.AudioFrame.from_ndarray(part, format=kind, layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), round(time(start / RATE) * RATE)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
 
 
 def turn(path: Path, degrees: int) -> None:

@@ -209,6 +209,11 @@ def test_a_decoder_that_hangs_or_dies_ends_in_an_error(tmp_path, good, monkeypat
         ("import os; os.kill(os.getpid(), 9)", "died on it"),
         ('print(\'{"width": 8, "height": 8}\', flush=True); import time; time.sleep(60)', "hangs it"),
         ("print('{\"width\": 8, \"height\": 8}', flush=True); print('x' * 50)", "died on it"),
+        # Just after a whole frame, where nothing but its exit status tells it from the end of the film.
+        ("import os; print('{\"width\": 2, \"height\": 2}'); print('x' * 23, flush=True); os.kill(os.getpid(), 11)", "died on it"),
+        ('import sys; print(\'{"width": 2, "height": 2}\'); print(\'x\' * 11); sys.exit(\'{"error": "just so"}\')', "just so"),
+        ("import sys; sys.stderr.write('x' * 10**7); sys.stderr.flush()", "hangs it"),
+        ("print('no JSON')", "said nothing"),
     ):
         program.write_text(code)
         began = time.monotonic()
@@ -222,6 +227,123 @@ def test_time_and_memory_are_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "MEMORY_BYTES", 150 << 20)
     with pytest.raises(UserError, match="video.mp4"):
         list(read_frames(path, Fraction(25)))
+
+
+def test_a_film_that_burns_time_is_stopped(tmp_path, good, monkeypatch):
+    path, program = tmp_path / "video.mp4", tmp_path / "burn.py"
+    path.write_bytes(good)
+    program.write_text(
+        f"import sys; sys.path.append({str(media.DECODER.parent)!r})\n"
+        'import decode; decode.limit(1, 4 << 30); print(\'{"width": 2, "height": 2}\', flush=True)\nwhile True: pass'
+    )
+    monkeypatch.setattr(media, "DECODER", program)
+    with pytest.raises(UserError, match="no more time"):
+        list(read_frames(path, Fraction(25)))
+
+
+def test_the_decoder_can_open_nothing(tmp_path):
+    """Neither a file nor a socket, once it is shut; what it has open it may go on reading."""
+    import subprocess
+    import sys
+
+    (tmp_path / "a").write_text("here")
+    code = f"""
+import sys; sys.path.append({str(media.DECODER.parent)!r})
+import decode, socket
+file = open({str(tmp_path / "a")!r})
+decode.shut()
+print(file.read())
+for attempt in (lambda: open({str(tmp_path / "a")!r}), socket.socket):
+    try:
+        attempt()
+    except OSError as error:
+        print(error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["here", "24", "24"], done.stderr  # 24: too many open files
+
+
+def test_a_download_that_was_cut_off_says_so(tmp_path):
+    """The header in front promises 3.6 seconds: neither is the half taken for all of it, nor is a piece that is whole refused."""
+    path = film(tmp_path / "a.mp4", counting(90), 25, codec="libx264", options={"g": "12"}, container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    assert len(list(read_frames(path, Fraction(25), 0.0, 12))) == 12
+    with pytest.raises(UserError, match="a.mp4.* of 3.6 s: it is cut off|a.mp4.*damaged"):
+        list(read_frames(path, Fraction(25)))
+
+
+def test_a_stream_that_changes_its_size(tmp_path):
+    parts = [film(tmp_path / f"{width}.ts", counting(20, (48, width)), 25, codec="libx264").read_bytes() for width in (64, 96)]
+    (tmp_path / "video.ts").write_bytes(parts[0] + parts[1])
+    with pytest.raises(UserError, match="video.ts.*change from 64x48 to 96x48"):
+        list(read_frames(tmp_path / "video.ts", Fraction(25)))
+
+
+def test_a_film_of_years(tmp_path):
+    """Two pictures with a year between them would be repeated a billion times."""
+    path = film(tmp_path / "video.mkv", counting(3), 25, times=np.array([0.0, 0.04, 3e7]), codec="libx264")
+    with pytest.raises(UserError, match="hours"):
+        probe(path)
+    with pytest.raises(UserError, match="hours"):
+        list(read_frames(path, Fraction(25)))
+
+
+def test_titles_in_other_alphabets_are_no_damage(tmp_path, good):
+    path = tmp_path / "video.mp4"
+    path.write_bytes(good.replace(b"Lavf", b"\xff\xfe\xe9\xff"))
+    all_of(path)
+
+
+def test_random_damage(tmp_path, good, good_mkv):
+    """Whatever the damage: frames or a reason, soon."""
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        data = bytearray((good, good_mkv)[number % 2])
+        for place in rng.integers(0, len(data) if number % 3 else 600, 8):
+            data[place] = rng.integers(256)
+        path = tmp_path / "video.mp4"
+        path.write_bytes(data)
+        began = time.monotonic()
+        try:
+            all_of(path)
+        except UserError as error:
+            assert "video.mp4" in str(error)
+        assert time.monotonic() - began < 10
+
+
+MEMORY = """
+import pathlib, sys
+from fractions import Fraction
+from champ_jax.data.media import read_audio, read_frames
+
+def peak(process):
+    lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+decoder = 0
+for count, _ in enumerate(read_frames(sys.argv[1], Fraction(25))):
+    if count % 50 == 49:
+        decoder = max(decoder, *map(peak, pathlib.Path("/proc/thread-self/children").read_text().split()))
+read_audio(sys.argv[1], 24000, count / 25 - 2, 1.0)
+print(count + 1, peak("self"), decoder)
+"""
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    """Neither of who reads nor of the decoder, in kB: ten times the frames, the same peak."""
+    import subprocess
+    import sys
+
+    peaks = []
+    for name, count in (("short", 750), ("long", 7500)):
+        frames = counting(50, (60, 80))
+        path = film(tmp_path / f"{name}.mp4", frames[np.arange(count) % 50], 25, clicks([0.5], count / 25), options={"bf": "2"})
+        done = subprocess.run([sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True)
+        read, *kilobytes = map(int, done.stdout.split())
+        assert read == count
+        peaks.append(kilobytes)
+    (reader, decoder), (reader_long, decoder_long) = peaks
+    assert 0 < reader_long < 1.05 * reader and 0 < decoder_long < 1.05 * decoder, peaks
 
 
 def test_a_reader_that_stops_leaves_no_process(tmp_path, good):
@@ -250,7 +372,17 @@ def png(size=(8, 6)) -> bytes:
     return buffer.getvalue()
 
 
+def animation(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
 IMAGES = {
+    "animated png": animation("PNG"),
+    "animated webp": animation("WEBP"),
+    "gif": animation("GIF"),
     "empty": b"",
     "bomb": bomb(),
     "cut off": png((64, 64))[:-30],
