@@ -25,10 +25,11 @@ def film(
     sound_time: Callable[[float], float] = lambda seconds: seconds,
     options: dict | None = None,
     container_options: dict | None = None,
+    matrix: str = "",
 ) -> Path:
     """Writes frames u8 [F,H,W,3] and sound f32 [S] at 48 kHz. times: seconds of each frame, for a rate that varies; ratio: of a pixel's
     sides; rotation: degrees to the left that a player turns the picture by; start, sound_start: time stamps of the first picture and
-    sound; sound_time: the time stamp of what is heard at some second, where it is another."""
+    sound; sound_time: the time stamp of what is heard at some second, where it is another; matrix: "709" for the colours of HD."""
     fps = Fraction(fps)
     base = Fraction(1, 90_000) if times is not None or start else 1 / fps
     kind = {".ts": "mpegts", ".mpg": "mpeg"}.get(path.suffix)
@@ -46,6 +47,8 @@ def film(
             audio.codec_context.layout = "mono"
         for number, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            if matrix:
+                frame = frame.reformat(format="yuv420p", dst_colorspace=f"ITU{matrix}")
             frame.time_base = stream.codec_context.time_base
             frame.pts = round((start + float(number / fps if times is None else times[number])) / base)
             container.mux(stream.encode(frame))
