@@ -1,7 +1,7 @@
 """From a user's folder to records: work cut into pieces that any process can do, finished pieces kept, one set of records at the end.
 
 A piece is a stretch of one source, no longer than a clip, so memory does not grow with the length of a video. What becomes of it
-waits in `OUT/.parts/KEY/` as a small set of records of its own, with a report written last. Its key is made of the piece, the
+waits in `OUT/.parts/KEY/` as a small set of records of its own, with a report. Its key is made of the piece, the
 settings and the size and time of the source's files: a run that was killed goes on where it was, and a changed source is done again.
 """
 
@@ -166,8 +166,6 @@ def _do_in_worker(key: str, piece: Piece, settings: Settings, parts: Path) -> Re
 
 
 def _do(key: str, piece: Piece, settings: Settings, parts: Path, tools: Tools) -> Report:
-    folder = parts / key
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left half done
     try:
         examples, report = prepare_piece(piece, settings, tools)
     except (EstimatorLost, OSError):
@@ -175,12 +173,19 @@ def _do(key: str, piece: Piece, settings: Settings, parts: Path, tools: Tools) -
     except Exception as error:  # one clip, whatever libraries find wrong with it, must not end the others
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         examples, report = [], Report(piece.source.name, dropped={"": reason})
-    folder.mkdir(parents=True)
+    # The worker of a killed run may still be at the same piece: each has a folder of its own, and the first one that is whole counts.
+    partial = parts / f".{key}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     if examples:
-        write_records(folder, "part", examples)
-    temporary = folder / ".report.json"
-    temporary.write_text(json.dumps(dataclasses.asdict(report)))
-    os.replace(temporary, folder / "report.json")
+        write_records(partial, "part", examples)
+    (partial / "report.json").write_text(json.dumps(dataclasses.asdict(report)))
+    try:
+        partial.rename(parts / key)
+    except OSError:
+        if not (parts / key / "report.json").is_file():
+            raise
+        shutil.rmtree(partial)
     return report
 
 
