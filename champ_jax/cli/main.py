@@ -47,6 +47,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; `arguments` defaults to those of the process."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # A file whose name is no text must not end a long run when it is named; standard error is like this anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parse(arguments)
         return args.run(args)

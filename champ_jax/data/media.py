@@ -53,6 +53,11 @@ class Media:
     codec: str
 
 
+def shown(path: str | os.PathLike) -> str:
+    """A path in words: names may hold what no terminal can print, or what would move its cursor."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(path))
+
+
 def probe(path: str | os.PathLike) -> Media:
     """What a file of video or sound holds.
 
@@ -68,7 +73,7 @@ def _probe(path: Path, modified: int) -> Media:
     with _decoder(path, {"what": "probe"}) as (_, about):
         pass
     if not 0 < about["seconds"] < LONGEST_HOURS * 3600:
-        raise UserError(f"{path}: it lasts {about['seconds']:g} s; expected up to {LONGEST_HOURS} hours")
+        raise UserError(f"{shown(path)}: it lasts {about['seconds']:g} s; expected up to {LONGEST_HOURS} hours")
     return Media(
         path=path,
         width=about["width"],
@@ -124,10 +129,10 @@ def _open(path: Path, use):
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+        raise UserError(f"{shown(path)}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise UserError(f"{path}: is no regular file")
+            raise UserError(f"{shown(path)}: is no regular file")
         return use(file)
     finally:
         os.close(file)
@@ -160,7 +165,7 @@ def _decoder(path: Path, request: dict):
         data = bytearray()
         while len(data) < size:
             if not select.select([pipe], [], [], IDLE_SECONDS)[0]:
-                raise UserError(f"{path}: the decoder gave nothing for {IDLE_SECONDS:g} s; the file hangs it")
+                raise UserError(f"{shown(path)}: the decoder gave nothing for {IDLE_SECONDS:g} s; the file hangs it")
             more = os.read(pipe, min(size - len(data), 1 << 20))
             if not more:
                 break
@@ -169,7 +174,7 @@ def _decoder(path: Path, request: dict):
             # The end, of which only the exit status says whether it is a good one.
             reason = _reason(process)
             if reason or data:
-                raise UserError(f"{path}: cannot be read{to_its_end}: {reason or 'the decoder died on it'}")
+                raise UserError(f"{shown(path)}: cannot be read{to_its_end}: {reason or 'the decoder died on it'}")
         return bytes(data)
 
     try:
@@ -179,7 +184,7 @@ def _decoder(path: Path, request: dict):
         try:
             about = json.loads(line)
         except ValueError:
-            raise UserError(f"{path}: cannot be read: the decoder said nothing of it") from None
+            raise UserError(f"{shown(path)}: cannot be read: the decoder said nothing of it") from None
         to_its_end = " to its end"
         yield read, about
     finally:
@@ -216,10 +221,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     def read(file: int) -> np.ndarray:
         with os.fdopen(os.dup(file), "rb") as stream, Image.open(stream, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
             if image.width * image.height > MOST_IMAGE_PIXELS:
-                raise UserError(f"{path}: {image.width}x{image.height} pixels; at most {MOST_IMAGE_PIXELS} are taken")
+                raise UserError(f"{shown(path)}: {image.width}x{image.height} pixels; at most {MOST_IMAGE_PIXELS} are taken")
             # Cameras put several views into one JPEG (MPO), of which the first is the photo.
             if image.format != "MPO" and getattr(image, "is_animated", False):
-                raise UserError(f"{path}: an animation of {image.n_frames} images, where one is expected")
+                raise UserError(f"{shown(path)}: an animation of {image.n_frames} images, where one is expected")
             return to_rgb(ImageOps.exif_transpose(image))
 
     try:
@@ -227,7 +232,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # PIL lets out whatever its readers stumble over in a damaged file
-        raise UserError(f"{path}: cannot read the image: {error}; give a PNG or JPEG file") from error
+        raise UserError(f"{shown(path)}: cannot read the image: {error}; give a PNG or JPEG file") from error
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

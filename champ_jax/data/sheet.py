@@ -48,7 +48,7 @@ def write_sheet(
         f"<h2>Left out ({len(dropped)})</h2><table>{lost or '<tr><td>nothing'}</table>"
     )
     temporary = out / f".{PAGE}"
-    temporary.write_text(page)
+    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, out / PAGE)
     return out / PAGE
 

@@ -198,6 +198,18 @@ def test_names_mean_nothing(tmp_path, good, name):
     all_of(path)
 
 
+def test_names_that_are_no_text_are_told_as_text(tmp_path, good):
+    """Bytes that are no letters, escapes that move a cursor, ends of lines: read, and escaped where they are named."""
+    for name, told in ((b"\xff\xfe.mp4", r"\udcff\udcfe.mp4"), (b"a\x1b[31m.mp4", r"a\x1b[31m.mp4"), (b"a\nb.mp4", r"a\nb.mp4")):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.write_bytes(good)
+        all_of(path)
+        path.write_bytes(b"rubbish")
+        with pytest.raises(UserError) as caught:
+            all_of(path)
+        assert told in str(caught.value) and str(caught.value).isprintable()
+
+
 def test_a_decoder_that_hangs_or_dies_ends_in_an_error(tmp_path, good, monkeypatch):
     path = tmp_path / "video.mp4"
     path.write_bytes(good)
