@@ -105,7 +105,7 @@ def recognise(folder: Path) -> tuple[str, str]:
                 return layout, f"{clip.relative_to(folder.parent)}/ holds {', '.join(f'{name}/' for name in signs)}"
     if clips:
         return "tiktok", f"{clips[0].relative_to(folder.parent)}/ holds numbered frames without guidance maps"
-    videos = _files(folder, VIDEO_SUFFIXES)
+    videos, _ = _files(folder, VIDEO_SUFFIXES)
     if videos:
         return "videos", f"{videos[0].relative_to(folder.parent)} is a video file"
     layouts = "\n".join(f"  {name}: {text}" for name, text in EXPECTED.items())
@@ -117,15 +117,16 @@ def in_order(name: str) -> list:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files below a folder with these suffixes, in order; links out of it and hidden ones are left out."""
-    root = folder.resolve()
-    found = []
+def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict[str, str]]:
+    """(the files below a folder with these suffixes, in order, without hidden ones; {link: why it is left out} of links out of it)."""
+    root, found, links = folder.resolve(), [], {}
     for place, names, files in os.walk(folder):
         names[:] = sorted(name for name in names if not name.startswith("."))
         paths = [Path(place) / name for name in files if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
-        found += [path for path in paths if path.resolve().is_relative_to(root)]
-    return sorted(found, key=lambda path: in_order(str(path.relative_to(folder))))
+        found += [path for path in paths if inside(path, root)]
+        outside = [path for path in (*paths, *(Path(place) / name for name in names)) if path.is_symlink() and not inside(path, root)]
+        links |= {str(path.relative_to(folder)): "is a link to a place elsewhere; put the files themselves here" for path in outside}
+    return sorted(found, key=lambda path: in_order(str(path.relative_to(folder)))), links
 
 
 def source_name(path: Path, folder: Path) -> str:
@@ -160,8 +161,8 @@ def license_of(folder: Path, root: Path) -> str:
 def _videos(folder: Path) -> tuple[list[Source], dict[str, str]]:
     root = folder if folder.is_dir() else folder.parent
     sources: dict[str, Source] = {}
-    refused = {}
-    for path in _files(folder, VIDEO_SUFFIXES) if folder.is_dir() else [folder]:
+    paths, refused = _files(folder, VIDEO_SUFFIXES) if folder.is_dir() else ([folder], {})
+    for path in paths:
         name = source_name(path, root)
         if name in sources:
             refused[str(path.relative_to(root))] = f"has the name of {sources[name].path.relative_to(root)}; rename one of them"

@@ -157,7 +157,8 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     (folder / "in.mp4").write_bytes(b"x")
     (folder / "out.mp4").symlink_to(secret)
     (folder / "up").symlink_to(tmp_path)
-    assert [source.name for source in find(folder).sources] == ["in"]
+    found = find(folder)
+    assert [source.name for source in found.sources] == ["in"] and set(found.refused) == {"out.mp4", "up"}
 
 
 def test_links_out_of_a_clip_are_not_followed(tmp_path):
