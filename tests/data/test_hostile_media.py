@@ -330,12 +330,12 @@ from champ_jax.data.media import read_audio, read_frames
 
 def peak(process):
     lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)  # one that has ended has none
 
 decoder = 0
 for count, _ in enumerate(read_frames(sys.argv[1], Fraction(10))):
     if count % 50 == 49:
-        decoder = max(decoder, *map(peak, pathlib.Path("/proc/thread-self/children").read_text().split()))
+        decoder = max([decoder, *map(peak, pathlib.Path("/proc/thread-self/children").read_text().split())])
 read_audio(sys.argv[1], 24000, count / 10 - 2, 1.0)
 print(count + 1, peak("self"), decoder)
 """
