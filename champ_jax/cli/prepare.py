@@ -99,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
         size=args.size,
         clip_seconds=args.clip_seconds,
         least_seconds=args.least_seconds,
-        frames_fps=args.frames_fps,
         estimator=args.estimator,
         person=args.person,
         faces=args.faces,
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         validation=args.validation,
     )
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    found = find(args.source, args.layout)
+    found = find(args.source, args.layout, args.frames_fps)
     say(
         f"{args.source}: {found.layout} ({found.why}), {len(found.sources)} clips"
         + (f", {len(found.refused)} cannot be used" if found.refused else "")
@@ -134,10 +133,11 @@ def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], sa
     """Does the work and writes records and sheet."""
     import shutil
 
-    from champ_jax.data.prepare import PARTS, finish, is_done, prepare, publish
+    from champ_jax.data.prepare import PARTS, check_folder, finish, is_done, prepare, publish
     from champ_jax.data.records import open_records
     from champ_jax.data.sheet import statistics, write_sheet
 
+    check_folder(args.out)
     if not args.no_resume and args.shard[1] == 1 and is_done(pieces, settings, args.out):
         say(f"{args.out} was made of these very files with these settings: nothing to do. --no-resume makes it again")
         return 0

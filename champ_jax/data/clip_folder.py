@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from champ_jax.data.sources import AUDIO_SUFFIXES, FRAME_FPS, IMAGE_SUFFIXES, Source, in_order, inside, license_of, source_name
+from champ_jax.data.sources import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Source, in_order, inside, license_of, source_name
 from champ_jax.errors import UserError
 
 MAPS = {
@@ -92,7 +92,6 @@ def read_clip_folder(clip: Path, root: Path, layout: str) -> Source:
         layout=layout,
         path=clip,
         frames=frames,
-        fps=FRAME_FPS,
         maps=maps,
         keypoints=keypoints,
         music=music,

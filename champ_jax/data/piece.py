@@ -27,8 +27,8 @@ from champ_jax.data.tracks import Track, follow, share_of_body
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import THRESHOLD
 
-PRESENT = 0.6
-"""Share of a shot's frames in which the person must be found."""
+PRESENT, ENOUGH = 0.6, 0.3
+"""Share of a shot's frames in which the person must be found, and of the body's joints that must be seen for that."""
 MAPS = ("depth", "normal", "semantic_map")
 
 
@@ -37,17 +37,15 @@ class Settings:
     """What `prepare` was asked for; all but `validation` decides what becomes of a piece.
 
     fps: of the records. size: pixels of a frame's shorter side, which is never enlarged. clip_seconds, least_seconds: longest and
-    shortest clip. frames_fps: of folders of frames, in which nothing says it. estimator: "mediapipe", "none", or a folder of ONNX
-    files. person: whom to follow, 0 for the main one. faces: "dlib", "none", or a folder of ONNX files. maps: (kind, ONNX file)
-    pairs. music: a spec of audio/features.py, or "none". license: of sources that do not state theirs. validation: share of the
-    subjects that is kept for validation.
+    shortest clip. estimator: "mediapipe", "none", or a folder of ONNX files. person: whom to follow, 0 for the main one. faces:
+    "dlib", "none", or a folder of ONNX files. maps: (kind, ONNX file) pairs. music: a spec of audio/features.py, or "none".
+    license: of sources that do not state theirs. validation: share of the subjects that is kept for validation.
     """
 
     fps: Fraction = Fraction(30)
     size: int = 512
     clip_seconds: float = 10.0
     least_seconds: float = 1.0
-    frames_fps: Fraction = Fraction(30)
     estimator: str = MEDIAPIPE
     person: int = 0
     faces: str = "dlib"
@@ -88,15 +86,13 @@ class Piece:
 class Report:
     """What became of a piece; JSON holds it.
 
-    clips: {clip id: frames}. dropped: {what: reason}, "" for all of it. found: share of the frames in which the person was found.
-    music: in words. offset_s: by how much the music seems to come after the motion, and how sure that is.
+    clips: {clip id: frames}. dropped: {what: reason}, "" for all of it. offset_s: by how much the music seems to come after the
+    motion, and sure, how sure that is.
     """
 
     source: str
     clips: dict[str, int] = dataclasses.field(default_factory=dict)
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)
-    found: float = 0.0
-    music: str = "none"
     offset_s: float = 0.0
     sure: float = 0.0
 
@@ -137,7 +133,7 @@ def length_of(source: Source, settings: Settings) -> int:
         if not about.width:
             raise UserError(f"{source.path}: it holds sound and no video")
         return int(about.seconds * settings.fps + Fraction(1, 1000))
-    return int((max(source.frames) - min(source.frames) + 1) * settings.fps / settings.frames_fps)
+    return int((max(source.frames) - min(source.frames) + 1) * settings.fps / source.fps)
 
 
 def prepare_piece(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[dict[str, Any]], Report]:
@@ -149,10 +145,10 @@ def prepare_piece(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[
     source = piece.source
     if source.layout == "records":
         fields = open_records(source.path, source.part)[piece.first].fields
-        return [fields], Report(source.name, {fields["clip_id"]: fields["n_frames"]}, found=1.0)
+        return [fields], Report(source.name, {fields["clip_id"]: fields["n_frames"]})
     if source.layout == "aist":
-        frames, people, cuts, size = [], _people(*aist.read_sequence(source.path), aist.FPS, piece, settings), None, aist.SIZE
-        cuts = np.arange(piece.count) == 0
+        people = _people(*aist.read_sequence(source.path), aist.FPS, piece, settings)
+        frames, cuts, size = [], np.arange(piece.count) == 0, aist.SIZE
     else:
         frames, people, cuts, size = look(piece, settings, tools)
     track = follow(people, cuts, size, settings.person)
@@ -172,16 +168,16 @@ def images_of(piece: Piece, settings: Settings) -> Iterator[tuple[np.ndarray | N
         return
     begin = min(source.frames)
     for number in range(piece.first, piece.first + piece.count):
-        place = begin + round(number * settings.frames_fps / fps)
+        place = begin + round(number * source.fps / fps)
         yield (fitted(media.read_image(source.frames[place]), settings.size) if place in source.frames else None), place
 
 
-def fitted(image: np.ndarray, size: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+def fitted(image: np.ndarray, size: int) -> np.ndarray:
     """u8 [H,W,3] whose shorter side has at most `size` pixels, with even sides."""
     height, width = image.shape[:2]
     scale = min(1.0, size / min(height, width))
     sides = tuple(max(2, 2 * round(side * scale / 2)) for side in (width, height))
-    return image if sides == (width, height) else cv2.resize(image, sides, interpolation=interpolation)
+    return image if sides == (width, height) else cv2.resize(image, sides, interpolation=cv2.INTER_AREA)
 
 
 def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | None], list[People], np.ndarray, tuple[int, int]]:
@@ -221,7 +217,7 @@ def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | N
     if given:
         keypoints, confidence, rate = read_keypoints(source.keypoints, size)
         if source.frames:
-            rate = rate or settings.frames_fps
+            rate = rate or source.fps
             keypoints, confidence = _by_number(keypoints, source), _by_number(confidence, source)
         people = _people(keypoints, confidence, rate or settings.fps, piece, settings)[: len(frames)]
     return frames, people, shots.cuts(), size
@@ -263,7 +259,7 @@ def _examples(
     examples, clips, dropped = [], {}, {}
     for shot in range(int(track.shots.max(initial=-1)) + 1):
         within = np.flatnonzero(track.shots == shot)
-        here = within[track.present[within] & (share_of_body(track.confidence[within]) >= 0.3)]
+        here = within[track.present[within] & (share_of_body(track.confidence[within]) >= ENOUGH)]
         seconds = [float((piece.first + edge) / fps) for edge in (within[0], within[-1] + 1)]
         where = f"{seconds[0]:.1f}-{seconds[1]:.1f} s"
         if not len(here):
@@ -280,12 +276,10 @@ def _examples(
         clip_id = f"{source.name}_{piece.number:04d}_{shot:02d}"
         examples.append(_example(clip_id, piece, settings, tools, frames, track, music, size, first, count))
         clips[clip_id] = count
-    report = Report(source.name, clips, dropped, float(track.present.mean()) if len(track.present) else 0.0)
-    if music is None:
-        return examples, report
-    offset, sure = measure_offset(music.onsets, motion_accents(track.keypoints, track.confidence, float(fps)), float(fps))
-    words = f"{music.spec}, {music.tempo_bpm:.0f} bpm" if music.tempo_bpm else music.spec
-    return examples, dataclasses.replace(report, music=words, offset_s=offset, sure=sure)
+    offset = (0.0, 0.0)
+    if music is not None:
+        offset = measure_offset(music.onsets, motion_accents(track.keypoints, track.confidence, float(fps)), float(fps))
+    return examples, Report(source.name, clips, dropped, *offset)
 
 
 def _example(clip_id, piece, settings, tools, frames, track: Track, music: Music | None, size, first: int, count: int) -> dict[str, Any]:
@@ -344,7 +338,7 @@ def _maps(
 def _given_map(piece: Piece, settings: Settings, kind: str, number: int, size: tuple[int, int]) -> np.ndarray:
     """A map as its file has it, at the size of the frames; a semantic map is black where the mask says that nobody is, as in CHAMP."""
     source = piece.source
-    place = min(source.frames) + round((piece.first + number) * settings.frames_fps / settings.fps)
+    place = min(source.frames) + round((piece.first + number) * source.fps / settings.fps)
     interpolation = cv2.INTER_NEAREST if kind == "semantic_map" else cv2.INTER_AREA
     image = cv2.resize(media.read_image(source.maps[kind][place]), size[::-1], interpolation=interpolation)
     if kind == "semantic_map" and "mask" in source.maps:

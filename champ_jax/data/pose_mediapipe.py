@@ -60,18 +60,13 @@ def to_keypoints(found: dict[str, np.ndarray], size: tuple[int, int]) -> People:
 
 def find_python() -> str:
     """The Python of MediaPipe's environment. Raises UserError where there is none."""
-    given = os.environ.get(PYTHON)
-    places = (
-        [Path(given)] if given else [Path(".venv-pose/bin/python"), Path(__file__).resolve().parents[2] / ".venv-pose" / "bin" / "python"]
-    )
-    for place in places:
-        if place.is_file():
-            return str(place.absolute())
-    raise UserError(
-        f"MediaPipe's environment is not there ({', '.join(map(str, places))}): make it with launch/pose_env.sh, or "
-        f"name its Python in {PYTHON}. "
-        "Or give --estimator a folder of DWPose's ONNX files"
-    )
+    place = Path(os.environ.get(PYTHON) or Path(__file__).resolve().parents[2] / ".venv-pose" / "bin" / "python")
+    if not place.is_file():
+        raise UserError(
+            f"MediaPipe's environment is not there ({place}): make it with launch/pose_env.sh, or name its Python in {PYTHON}. "
+            "Or give --estimator a folder of DWPose's ONNX files"
+        )
+    return str(place.absolute())
 
 
 @contextlib.contextmanager
@@ -86,32 +81,38 @@ def open_mediapipe() -> Iterator[Estimator]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, start_new_session=True, **pipes)
 
+    lost = EstimatorLost(f"MediaPipe ended ({' '.join(command)}): run launch/pose_env.sh again, which says what is wrong with it")
+
+    def tell(data: bytes) -> None:
+        try:
+            process.stdin.write(data)
+            process.stdin.flush()
+        except BrokenPipeError:
+            raise lost from None
+
     def answer() -> dict:
         line = process.stdout.readline()
         if not line:
-            raise EstimatorLost(f"MediaPipe ended ({' '.join(command)}): run launch/pose_env.sh again, which says what is wrong with it")
+            raise lost
         return json.loads(line)
+
+    def landmarks(part: str) -> np.ndarray:
+        data = process.stdout.read(16 * ROWS[part])
+        if len(data) < 16 * ROWS[part]:
+            raise lost
+        return np.frombuffer(data, np.float32).reshape(-1, 4)
 
     def estimate(image: np.ndarray) -> People:
         height, width = image.shape[:2]
-        try:
-            process.stdin.write(json.dumps({"height": height, "width": width}).encode() + b"\n" + np.ascontiguousarray(image).tobytes())
-            process.stdin.flush()
-        except BrokenPipeError:
-            answer()
-        found = {}
-        for part in answer()["found"]:
-            found[part] = np.frombuffer(process.stdout.read(16 * ROWS[part]), np.float32).reshape(-1, 4)
-        return to_keypoints(found, (height, width))
-
-    def begin() -> None:
-        process.stdin.write(b'{"reset": true}\n')
+        tell(json.dumps({"height": height, "width": width}).encode() + b"\n" + np.ascontiguousarray(image).tobytes())
+        return to_keypoints({part: landmarks(part) for part in answer()["found"]}, (height, width))
 
     try:
         answer()
-        yield Estimator(estimate, begin)
+        yield Estimator(estimate, lambda: tell(b'{"reset": true}\n'))
     finally:
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         process.terminate()
         process.wait()
         process.stdout.close()

@@ -20,7 +20,7 @@ from typing import Any
 
 from champ_jax.data.estimators import EstimatorLost
 from champ_jax.data.piece import Piece, Report, Settings, Tools, length_of, prepare_piece
-from champ_jax.data.records import open_records, write_records
+from champ_jax.data.records import drop_split, open_records, splits_of, write_records
 from champ_jax.data.sources import Found, Source
 from champ_jax.errors import UserError
 
@@ -41,11 +41,10 @@ class Outcome:
 def cut(found: Found, settings: Settings, say: Callable[[str], None] = print) -> tuple[list[Piece], dict[str, str]]:
     """The pieces of all sources, in order, and {name: reason} of the sources that cannot be read."""
     pieces, refused = [], dict(found.refused)
-    identities = {subject: number for number, subject in enumerate(sorted({source.subject for source in found.sources}))}
 
     def look(source: Source) -> list[Piece] | UserError:
         try:
-            return pieces_of(source, settings, identities[source.subject])
+            return pieces_of(source, settings)
         except UserError as error:
             return error
 
@@ -59,9 +58,9 @@ def cut(found: Found, settings: Settings, say: Callable[[str], None] = print) ->
     return pieces, refused
 
 
-def pieces_of(source: Source, settings: Settings, identity: int) -> list[Piece]:
+def pieces_of(source: Source, settings: Settings) -> list[Piece]:
     """A source cut into equal pieces of at most `settings.clip_seconds`. UserError if it is too short or cannot be read."""
-    length, stamp = length_of(source, settings), stamp_of(source)
+    length, stamp, identity = length_of(source, settings), stamp_of(source), number_of(source.subject)
     if source.layout == "records":
         return [Piece(source, number, number, 1, identity, stamp) for number in range(length)]
     least = settings.least_frames
@@ -83,17 +82,21 @@ def stamp_of(source: Source) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
+def number_of(subject: str) -> int:
+    """A number below 2**31 for a subject's name, whoever else there is: adding people changes nobody's."""
+    return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:4], "big") >> 1
+
+
 def split_of(source: Source, validation: float) -> str:
     """The split of a source: its layout's own, else by its subject, so that nobody is in two."""
     if source.part in SPLITS:
         return source.part
-    drawn = int.from_bytes(hashlib.sha256(source.subject.encode()).digest()[:4], "big") / 2**32
-    return "validation" if drawn < validation else "train"
+    return "validation" if number_of(source.subject) < validation * 2**31 else "train"
 
 
 def key_of(piece: Piece, settings: Settings) -> str:
     """Names a piece's result: the same for the same source, settings and files, on every host."""
-    text = json.dumps([piece.source.name, piece.first, piece.count, piece.identity, piece.stamp, settings.fingerprint()])
+    text = json.dumps([piece.source.name, str(piece.source.fps), piece.first, piece.count, piece.stamp, settings.fingerprint()])
     return f"{piece.source.name[:80]}-{piece.number:05d}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -104,8 +107,8 @@ def prepare(
     workers: int = 1,
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int, Report], None] = lambda done, total, report: None,
-) -> list[Report]:
-    """Does the pieces of this share (index, count) that are not done yet; the reports of all of the share's.
+) -> None:
+    """Does the pieces of this share (index, count) that are not done yet.
 
     Raises:
       UserError: a tool that all need is missing, or a worker died.
@@ -119,7 +122,6 @@ def prepare(
     for report in _work(left, settings, parts, workers):
         done += 1
         progress(done, len(folders), report)
-    return [read_report(parts / key) for key in folders]
 
 
 def _work(left: dict[str, Piece], settings: Settings, parts: Path, workers: int) -> Iterator[Report]:
@@ -195,12 +197,13 @@ def read_report(folder: Path) -> Report:
 
 
 def publish(pieces: list[Piece], settings: Settings, out: Path) -> Outcome:
-    """Writes the records of all pieces, in order, split by split; then the parts are deleted.
+    """Writes the records of all pieces, in order, split by split. What an earlier run left in other splits goes.
 
     Raises:
-      UserError: pieces are not done yet, or not one clip came of them.
+      UserError: pieces are not done yet, not one clip came of them, or the folder holds records that were not prepared.
     """
     parts = out / PARTS
+    check_folder(out)
     keys = [key_of(piece, settings) for piece in pieces]
     missing = [piece for piece, key in zip(pieces, keys) if not (parts / key / "report.json").is_file()]
     if missing:
@@ -208,6 +211,7 @@ def publish(pieces: list[Piece], settings: Settings, out: Path) -> Outcome:
             f"{out}: {len(missing)} of {len(pieces)} pieces are not done, the first of {missing[0].source.name}; run the other shares"
         )
     reports = [read_report(parts / key) for key in keys]
+    (out / DONE).write_text("")
     clips = {}
     for split in SPLITS:
         chosen = [
@@ -217,11 +221,19 @@ def publish(pieces: list[Piece], settings: Settings, out: Path) -> Outcome:
         ]
         if chosen:
             clips[split] = write_records(out, split, _examples(chosen), overwrite=True)
+    for split in set(splits_of(out)) - set(clips) if clips else ():
+        drop_split(out, split)
     dropped = {f"{report.source} {part}".strip(): reason for report in reports for part, reason in report.dropped.items()}
     if not clips:
         some = "; ".join(f"{name}: {reason}" for name, reason in list(dropped.items())[:5])
         raise UserError(f"{out}: not one clip came of {len(pieces)} pieces. {some}")
     return Outcome(clips, dropped, reports)
+
+
+def check_folder(out: Path) -> None:
+    """Raises UserError for a folder of records that were not made by `prepare`: it would take their place."""
+    if (out / "dataset_info.json").is_file() and not (out / DONE).is_file():
+        raise UserError(f"{out}: holds records that were made otherwise; give another --out")
 
 
 def _examples(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -240,7 +252,7 @@ def digest_of(pieces: list[Piece], settings: Settings) -> str:
 def is_done(pieces: list[Piece], settings: Settings, out: Path) -> bool:
     """Whether the records in a folder were made of these very pieces."""
     path = out / DONE
-    return path.is_file() and path.read_text() == digest_of(pieces, settings)
+    return path.is_file() and (out / "dataset_info.json").is_file() and path.read_text() == digest_of(pieces, settings)
 
 
 def finish(pieces: list[Piece], settings: Settings, out: Path) -> None:

@@ -374,3 +374,11 @@ def open_records(directory: str | os.PathLike, split: str, keep: bool = False) -
 def splits_of(directory: str | os.PathLike) -> list[str]:
     """The names of the splits in a directory of records."""
     return sorted(_load_info(Path(directory)).info.splits)
+
+
+def drop_split(directory: str | os.PathLike, split: str) -> None:
+    """Removes a split from a directory of records: first from its metadata, then its files."""
+    directory = Path(directory)
+    _write_info(directory, {name: info for name, info in _load_info(directory).info.splits.items() if name != split})
+    for path in (directory / f"index-{split}.json", *directory.glob(f"{schema.SCHEMA_NAME}-{split}.array_record-*")):
+        path.unlink(missing_ok=True)

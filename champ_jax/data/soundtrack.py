@@ -92,9 +92,8 @@ def _given(source: Source, first: int, count: int, fps: Fraction) -> Music:
     length, expected = len(rows) / rate, _seconds(source)
     if expected is not None and abs(length - expected) > TOLERANCE:
         raise UserError(
-            f"{path}: {len(rows)} rows at {rate:g} a second are {length:.2f} s, but the clip has {expected:.2f} s; extract "
-            f"the features of this "
-            "very clip again, or state their rate in a JSON file beside them"
+            f"{path}: {len(rows)} rows at {rate:g} a second are {length:.2f} s, but the clip has {expected:.2f} s; extract the features of "
+            "this very clip again, or state their rate in a JSON file beside them"
         )
     low, offset = _row_before(float(first / fps), rate)
     stop = low + int(np.ceil(float(count / fps) * rate)) + 2
@@ -108,18 +107,21 @@ def _row_before(seconds: float, rate: float) -> tuple[int, float]:
 
 
 def _row_a_frame(source: Source, first: int, count: int, fps: Fraction) -> Music:
-    numbers = sorted(source.frames)
+    """One file of features a frame; zeros in the gaps of the folder."""
+    files, begin = source.features, min(source.frames)
     if fps != source.fps:
         raise UserError(
-            f"{next(iter(source.features.values())).parent}: one file of features a frame goes with the frames' own rate alone; "
+            f"{next(iter(files.values())).parent}: one file of features a frame goes with the frames' own rate alone; "
             f"prepare with --fps {float(source.fps):g}"
         )
-    wanted = [numbers[0] + number for number in range(first, first + count)]
-    rows = [_array(source.features[number]).reshape(-1) for number in wanted if number in source.features]
-    if len({len(row) for row in rows}) > 1:
-        raise UserError(f"{source.path}: rows of music_features have different lengths: {sorted({len(row) for row in rows})}")
-    about = f"frames{len(rows[0])}" if rows else "frames"
-    return Music(np.stack(rows).astype(np.float16), float(fps), f"{about}@{float(fps):g}")
+    rows = {number: _array(files[begin + number]).reshape(-1) for number in range(first, first + count) if begin + number in files}
+    widths = {len(row) for row in rows.values()}
+    if len(widths) > 1:
+        raise UserError(f"{source.path}: rows of music_features have different lengths: {sorted(widths)}")
+    table = np.zeros((count, *widths), np.float16)
+    for number, row in rows.items():
+        table[number - first] = row
+    return Music(table, float(fps), f"frames{table.shape[1]}@{float(fps):g}")
 
 
 def _array(path: Path) -> np.ndarray:

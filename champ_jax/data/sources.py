@@ -16,8 +16,6 @@ from champ_jax.errors import UserError
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".gif")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FRAME_FPS = Fraction(30)
-"""Of folders of frames, in which nothing says it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +23,10 @@ class Source:
     """One video or one folder of frames, with what belongs to it.
 
     name: unique in its folder, and the start of the ids of its clips. path: the video file, the folder of the clip, or the file of
-    annotations. frames: {number of the frame: image file}, for folders. fps: of those. maps: {kind: {number: image file}} of "depth",
-    "normal", "semantic_map", "dwpose" and "mask". keypoints: a file of poses, or a folder with one for each frame. music: a sound file.
-    features: a file, or {number: file}, of music features. subject: who is seen; clips of one subject stay in one split.
+    annotations. frames: {number of the frame: image file}, for folders. fps: of those, and of annotations. maps: {kind: {number:
+    image file}} of "depth", "normal", "semantic_map", "dwpose" and "mask". keypoints: a file of poses, or a folder with one for each
+    frame. music: a sound file. features: a file, or {number: file}, of music features. subject: who is seen; clips of one subject
+    stay in one split.
     part: the split that the layout itself names, or "".
     """
 
@@ -59,11 +58,12 @@ class Found:
     refused: dict[str, str]
 
 
-def find(folder: str | os.PathLike, layout: str = "auto") -> Found:
+def find(folder: str | os.PathLike, layout: str = "auto", frames_fps: Fraction = Fraction(30)) -> Found:
     """The clips of a folder, or of a single video file.
 
     Args:
       layout: "auto" tells it by the names in the folder; else one of `LAYOUTS`.
+      frames_fps: frames a second of folders of frames, in which nothing says it.
 
     Raises:
       UserError: there is no such folder, its layout is not to be told, or not one clip in it can be used.
@@ -78,7 +78,8 @@ def find(folder: str | os.PathLike, layout: str = "auto") -> Found:
     else:
         raise UserError(f"layout {layout!r}: expected auto or one of {', '.join(LAYOUTS)}")
     sources, refused = LAYOUTS[layout](folder)
-    sources = sorted(sources, key=lambda source: in_order(source.name))
+    sources = [dataclasses.replace(source, fps=frames_fps) if source.frames else source for source in sources]
+    sources.sort(key=lambda source: in_order(source.name))
     if not sources:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:5])
         raise UserError(f"{folder}: not one clip of the layout '{layout}' can be used. {reasons or EXPECTED[layout]}")

@@ -90,13 +90,13 @@ BROKEN = {
 }  # fmt: skip
 
 
-def all_of(path: Path) -> None:
-    """Everything that `prepare` does with a video."""
+def all_of(path: Path) -> int:
+    """Everything that `prepare` does with a video; how many frames it has."""
     about = probe(path)
-    for _ in read_frames(path, Fraction(25), longest=64):
-        pass
+    count = sum(1 for _ in read_frames(path, Fraction(25), longest=64))
     if about.has_audio:
         read_audio(path, 24_000, 0.0, 2.0)
+    return count
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -195,7 +195,7 @@ def test_what_is_no_file(tmp_path, good):
 def test_names_mean_nothing(tmp_path, good, name):
     path = tmp_path / name
     path.write_bytes(good)
-    all_of(path)
+    assert all_of(path) == 60
 
 
 def test_names_that_are_no_text_are_told_as_text(tmp_path, good):
@@ -303,7 +303,7 @@ def test_a_film_of_years(tmp_path):
 def test_titles_in_other_alphabets_are_no_damage(tmp_path, good):
     path = tmp_path / "video.mp4"
     path.write_bytes(good.replace(b"Lavf", b"\xff\xfe\xe9\xff"))
-    all_of(path)
+    assert all_of(path) == 60
 
 
 def test_random_damage(tmp_path, good, good_mkv):

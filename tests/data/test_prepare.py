@@ -18,7 +18,7 @@ from champ_jax.cli.main import main
 from champ_jax.data.check_records import check_records
 from champ_jax.data.piece import Settings
 from champ_jax.data.prepare import PARTS, cut, prepare, publish, split_of
-from champ_jax.data.records import open_records, splits_of
+from champ_jax.data.records import open_records, splits_of, write_records
 from champ_jax.data.sources import Source, find
 from champ_jax.errors import UserError
 from champ_jax.pose.draw import draw
@@ -26,7 +26,7 @@ from champ_jax.pose.skeleton import J
 from tests.data.films import clicks, counting, film, number_of
 
 SIZE, STRIPE = (96, 64), 12
-SETTINGS = Settings(estimator="none", faces="none", music="none", size=64, validation=0.0, frames_fps=Fraction(30))
+SETTINGS = Settings(estimator="none", faces="none", music="none", size=64, validation=0.0)
 
 
 def standing(frames: int, size=SIZE) -> tuple[np.ndarray, np.ndarray]:
@@ -355,3 +355,49 @@ def test_an_estimator_that_ends_is_no_fault_of_the_clip(tmp_path, monkeypatch):
     with pytest.raises(EstimatorLost):
         records_of(tmp_path / "in", tmp_path / "out")
     assert not list((tmp_path / "out" / PARTS).iterdir())
+
+
+def test_a_changed_share_leaves_no_split_behind(tmp_path):
+    """Otherwise people who are trained on would still be in the old validation split."""
+    for name in "abcdef":
+        video(tmp_path / "in" / name / "v.mkv")
+    outcome, _ = records_of(tmp_path / "in", tmp_path / "out", dataclasses.replace(SETTINGS, validation=0.5))
+    assert set(outcome.clips) == {"train", "validation"}
+    outcome, _ = records_of(tmp_path / "in", tmp_path / "out")
+    assert outcome.clips == {"train": 6} and splits_of(tmp_path / "out") == ["train"]
+    assert not list((tmp_path / "out").glob("*validation*"))
+
+
+def test_records_that_were_made_otherwise_are_not_replaced(tmp_path, capsys, make_example):
+    write_records(tmp_path / "out", "train", [make_example("precious")])
+    video(tmp_path / "in" / "a.mkv")
+    assert main(["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *COMMAND]) == 2
+    assert "made otherwise" in capsys.readouterr().err
+    assert open_records(tmp_path / "out", "train").infos[0].clip_id == "precious"
+
+
+def test_somebody_new_changes_nobody_elses_pieces(tmp_path):
+    video(tmp_path / "in" / "m.mkv")
+    before, _ = cut(find(tmp_path / "in"), SETTINGS)
+    video(tmp_path / "in" / "a.mkv")
+    after, _ = cut(find(tmp_path / "in"), SETTINGS)
+    assert before[0] in after and len({piece.identity for piece in after}) == 2
+
+
+def test_folders_of_another_rate_with_features_a_frame(tmp_path):
+    """25 frames a second, and a gap: the features after it keep their places."""
+    clip = folder(tmp_path / "in" / "P00002", [*range(30), *range(35, 65)], maps=())
+    (clip / "music_features").mkdir()
+    for number in (*range(30), *range(35, 65)):
+        np.save(clip / "music_features" / f"frame_{number}.npy", np.full(35, number / 64))
+    settings = dataclasses.replace(SETTINGS, fps=Fraction(25), music="rich192")
+    pieces, _ = cut(find(tmp_path / "in", frames_fps=Fraction(25)), settings)
+    prepare(pieces, settings, tmp_path / "out")
+    publish(pieces, settings, tmp_path / "out")
+    records = open_records(tmp_path / "out", "train")
+    assert [info.n_frames for info in records.infos] == [30, 30] and records.infos[0].music_spec == "frames35@25"
+    np.testing.assert_allclose(records[1]["music"][:, 0], np.arange(35, 65) / 64, atol=1e-3)
+    pieces, _ = cut(find(tmp_path / "in"), settings)  # 30 a second
+    prepare(pieces, settings, tmp_path / "other")
+    with pytest.raises(UserError, match="prepare with --fps 30"):
+        publish(pieces, settings, tmp_path / "other")
