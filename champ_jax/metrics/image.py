@@ -1,43 +1,94 @@
-"""Image quality against the truth, over the frame and inside the person, and whose colours a person wears.
+"""Image quality against the truth, frame by frame, over the whole frame and inside the person.
 
-PSNR and SSIM are dm_pix's: PSNR as the mean of per-frame decibels, SSIM as in Wang et al. 2004 (11x11 Gaussian window,
-sigma 1.5, population covariance, per channel, valid windows only). All images are float32 in [0,1].
+Frames are u8, or float in [0,1], [F,H,W,3]; every function gives one number a frame, f64 [F]. PSNR is that of real numbers (the
+published tables have another one, metrics/disco.py); SSIM is Wang et al. 2004 with its own settings: an 11x11 Gaussian window of sigma
+1.5, population covariance, each channel by itself, windows that lie wholly inside the frame. Work on the host, a frame a thread:
+OpenCV filters a frame ten times faster than XLA does on the same cores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import dm_pix
-import jax
-import jax.numpy as jnp
+import cv2
 import numpy as np
 
-# The half width of SSIM's 11x11 window: its map is this much smaller on every side.
-_SSIM_MARGIN = 5
+MARGIN = 5
+"""Half width of SSIM's window: its map is this much smaller on every side."""
+C1, C2 = 0.01**2, 0.03**2
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""MS-SSIM's exponents, of the full resolution first (Wang et al. 2003)."""
+SMALLEST_MS = (2 * MARGIN + 1) * 2 ** (len(SCALES) - 1)
+_WINDOW = np.exp(-(np.arange(-MARGIN, MARGIN + 1) ** 2) / (2 * 1.5**2))
+_WINDOW /= _WINDOW.sum()
 
 
-def psnr(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio of y against x, both [...,H,W,3] in [0,1]: f32 [...] in dB; inf when they are equal."""
-    return dm_pix.psnr(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+def each_frame(function: Callable[..., float], *videos: np.ndarray) -> np.ndarray:
+    """f64 [F]: `function` of the frames of each number in the videos, all [F,...]."""
+    lengths = {len(video) for video in videos}
+    if len(lengths) != 1:
+        raise ValueError(f"videos of {sorted(lengths)} frames: there is nothing to compare some with")
+    with ThreadPoolExecutor() as pool:
+        return np.array(list(pool.map(function, *videos)), np.float64)
 
 
-def ssim(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Structural similarity of y to x, both [...,H,W,3] in [0,1] and at least 11x11: f32 [...] in [-1,1]."""
-    return dm_pix.ssim(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+def l1(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of frames [F,H,W,3], in parts of the full range: f64 [F] in [0,1], whatever the resolution."""
+    return each_frame(lambda a, b: cv2.norm(a, b, cv2.NORM_L1) / a.size / _range(a), *_paired(x, y))
 
 
-def masked_psnr(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
-    """PSNR over the pixels where mask [...,H,W] is 1: f32 [...]; nan where the mask is empty."""
-    x, y, mask = (jnp.asarray(value, jnp.float32) for value in (x, y, mask))
-    error = jnp.sum(mask[..., None] * (x - y) ** 2, (-3, -2, -1)) / (3 * jnp.sum(mask, (-2, -1)))
-    return -10 * jnp.log10(error)
+def psnr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of frames [F,H,W,3]: f64 [F] in dB; inf where they are equal."""
+
+    def one(a: np.ndarray, b: np.ndarray) -> float:
+        square = cv2.norm(a, b, cv2.NORM_L2SQR) / a.size / _range(a) ** 2
+        return -10 * np.log10(square) if square else np.inf
+
+    return each_frame(one, *_paired(x, y))
 
 
-def masked_ssim(x: jax.Array, y: jax.Array, mask: jax.Array) -> jax.Array:
-    """SSIM averaged over the windows whose centre lies where mask [...,H,W] is 1: f32 [...]; nan if there is none."""
-    values = dm_pix.ssim(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), return_map=True).mean(-1)
-    inner = slice(_SSIM_MARGIN, -_SSIM_MARGIN)
-    mask = jnp.asarray(mask, jnp.float32)[..., inner, inner]
-    return jnp.sum(mask * values, (-2, -1)) / jnp.sum(mask, (-2, -1))
+def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Structural similarity of frames [F,H,W,3], at least 11x11: f64 [F] in [-1,1]."""
+    return each_frame(lambda a, b: cv2.mean(_ssim_map(a, b)[0])[:3], *_paired(x, y)).mean(-1)
+
+
+def ms_ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """SSIM over five scales (Wang et al. 2003) of frames [F,H,W,3]: f64 [F] in [0,1]; nan for frames below 176 pixels."""
+
+    def one(a: np.ndarray, b: np.ndarray) -> float:
+        if min(a.shape[:2]) < SMALLEST_MS:
+            return np.nan
+        product = np.ones(3)
+        for scale, exponent in enumerate(SCALES):
+            if scale:
+                a, b = (cv2.resize(_float(z), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for z in (a, b))
+            whole, structure = _ssim_map(a, b)
+            last = scale == len(SCALES) - 1
+            product *= np.maximum(cv2.mean(whole if last else structure)[:3], 0.0) ** exponent
+        return float(product.mean())
+
+    return each_frame(one, *_paired(x, y))
+
+
+def masked_psnr(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """PSNR over the pixels where mask [F,H,W] is 1: f64 [F]; nan where the mask is empty."""
+
+    def one(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
+        apart = a[inside > 0].astype(np.float64) - b[inside > 0]
+        square = np.mean(apart**2) / _range(a) ** 2 if apart.size else np.nan
+        return -10 * np.log10(square) if square != 0 else np.inf
+
+    return each_frame(one, *_paired(x, y), mask)
+
+
+def masked_ssim(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """SSIM averaged over the windows whose centre lies where mask [F,H,W] is 1: f64 [F]; nan if there is none."""
+    inner = slice(MARGIN, -MARGIN)
+
+    def one(a: np.ndarray, b: np.ndarray, inside: np.ndarray) -> float:
+        values = _ssim_map(a, b)[0][inside[inner, inner] > 0]
+        return float(values.mean(dtype=np.float64)) if values.size else np.nan
+
+    return each_frame(one, *_paired(x, y), mask)
 
 
 def mean_finite(values: Sequence[float] | np.ndarray) -> float:
@@ -47,42 +98,38 @@ def mean_finite(values: Sequence[float] | np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def srgb_to_lab(image: np.ndarray) -> np.ndarray:
-    """sRGB [...,3] in [0,1] to CIE L*a*b* (D65) f32 [...,3]; equal distances there look about equally different."""
-    image = np.asarray(image, np.float32)
-    linear = np.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
-    ratio = linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
-    cube_root = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
-    x, y, z = np.moveaxis(cube_root, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1).astype(np.float32)
+def _paired(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both of one dtype and size."""
+    x, y = np.asarray(x), np.asarray(y)
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"frames of {list(x.shape[1:])} and {list(y.shape[1:])} cannot be compared pixel by pixel")
+    if x.dtype == y.dtype == np.uint8:
+        return x, y
+    return tuple(z / np.float32(255) if z.dtype == np.uint8 else z.astype(np.float32, copy=False) for z in (x, y))
 
 
-def region_colours(frames: np.ndarray, regions: np.ndarray, count: int, min_pixels: int = 8) -> np.ndarray:
-    """Mean Lab colour of each body region: f32 [F,count,3], nan where a region has fewer than `min_pixels` pixels.
-
-    frames: [F,H,W,3] in [0,1]. regions: int [F,H,W], the region's number 0..count-1, or -1 outside the person.
-    """
-    lab = srgb_to_lab(frames)
-    colours = np.full((len(frames), count, 3), np.nan, np.float32)
-    for index, (picture, label) in enumerate(zip(lab, regions, strict=True)):
-        for region in range(count):
-            pixels = picture[label == region]
-            if len(pixels) >= min_pixels:
-                colours[index, region] = pixels.mean(0)
-    return colours
+def _range(frame: np.ndarray) -> float:
+    return 255.0 if frame.dtype == np.uint8 else 1.0
 
 
-def identity_top1(colours: np.ndarray, gallery: np.ndarray, identity: int) -> np.ndarray:
-    """Whether each frame's region colours are nearer to person `identity` than to anyone else in the gallery.
+def _float(frame: np.ndarray) -> np.ndarray:
+    return np.multiply(frame, np.float32(1 / 255), dtype=np.float32) if frame.dtype == np.uint8 else frame
 
-    colours: f32 [F,regions,3] of one person's frames (`region_colours`). gallery: f32 [P,regions,3], the colours of P
-    people, of whom the right one is number `identity`. The distance of two people is the mean Lab distance over the
-    regions that are visible in both; a frame without any visible region is wrong. Returns bool [F]; with frames that
-    say nothing about the person the mean is about 1/P.
-    """
-    apart = np.linalg.norm(colours[:, None] - gallery[None], axis=-1)
-    visible = np.isfinite(apart)
-    distance = np.where(visible, apart, 0).sum(-1) / np.maximum(visible.sum(-1), 1)
-    distance = np.where(visible.any(-1), distance, np.inf)
-    return (distance.argmin(-1) == identity) & np.isfinite(distance[:, identity])
+
+def _blur(image: np.ndarray) -> np.ndarray:
+    """Means under SSIM's window [H-10,W-10,3]."""
+    return cv2.sepFilter2D(image, cv2.CV_32F, _WINDOW, _WINDOW)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def _ssim_map(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(SSIM, its part without luminance), each f32 [H-10,W-10,3], of two frames."""
+    if min(a.shape[:2]) <= 2 * MARGIN:
+        raise ValueError(f"frames of {a.shape[0]}x{a.shape[1]}: SSIM's window needs 11 pixels and more")
+    a, b = _float(a), _float(b)
+    mean_a, mean_b = _blur(a), _blur(b)
+    means, product = mean_a * mean_a + mean_b * mean_b, mean_a * mean_b
+    # Only the sum of both variances is needed, so one filter fewer.
+    variances = _blur(a * a + b * b) - means
+    covariance = _blur(a * b) - product
+    structure = (2 * covariance + np.float32(C2)) / (variances + np.float32(C2))
+    return structure * (2 * product + np.float32(C1)) / (means + np.float32(C1)), structure

@@ -1,16 +1,32 @@
-"""How much a dance moves and whether it moves with the beat. Everything in seconds, so frame rates compare."""
+"""How a person moves: energy, jerk, feet that slide, physics, frames that are frozen or leave the picture.
+
+Poses are keypoints [F,J,2] in pixels, y down, with confidence [F,J]; what is in torso lengths does not depend on the size of frame and
+person, and what is a second does not depend on the frame rate. Three-dimensional joints [F,24,3] are SMPL's, in metres.
+"""
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
+from scipy.signal import butter, sosfiltfilt
 
 from champ_jax.pose.normalise import anchor
-from champ_jax.pose.skeleton import BODY, THRESHOLD
+from champ_jax.pose.skeleton import BODY, CONTACT_JOINTS, LEFT_HIP, RIGHT_HIP, THRESHOLD
 
-SIGMA = 0.05  # seconds by which a movement may miss the beat for a score of exp(-1/2)
-SMOOTHING = 0.083  # seconds; 5 frames at 60 fps, as in Bailando
-SHIFTS = 16  # phases over which the chance level is averaged
-FROZEN = 0.3  # of the real motion's energy; below, a dance counts as standing still whatever its beat score
+FROZEN = 0.3
+"""Of the real motion's energy; below, a dance counts as standing still whatever its beat score."""
+SKATE_SPEED = 0.6
+"""Torsos a second: a foot that moves slower counts as standing (1 cm a frame at 30 fps, as in EDGE)."""
+FLOOR = 0.12
+"""Torsos above its lowest point within which a foot is taken to be on the floor."""
+HIGH_HZ = 8.0
+"""Above it hardly anything of a dance moves."""
+LEFT_FOOT, RIGHT_FOOT = (13, 18, 20), (10, 21, 23)
+"""Ankle, big toe and heel of each side."""
+SMPL_FEET, SMPL_ROOT = ((7, 10), (8, 11)), 0
+"""SMPL's ankle and toe of each side, and its pelvis."""
+
+
+def torso_length(keypoints: np.ndarray, confidence: np.ndarray) -> float:
+    """Median length of the torso over a clip, pixels: keypoints [F,J,2], confidence [F,J]."""
+    return float(np.median(np.asarray(anchor(keypoints, confidence).torso)))
 
 
 def body_speed(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> np.ndarray:
@@ -19,11 +35,10 @@ def body_speed(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> np.
     keypoints: [F,J,2] pixels, F >= 2. confidence: [F,J]; a step of a joint counts where both its ends are seen.
     A torso is the median length over the clip, so the size of the frame and of the person cancel out.
     """
-    torso = float(np.median(np.asarray(anchor(keypoints, confidence).torso)))
     step = np.linalg.norm(np.diff(keypoints[:, BODY], axis=0), axis=-1)
     seen = np.minimum(confidence[1:, BODY], confidence[:-1, BODY]) >= THRESHOLD
     mean = (step * seen).sum(-1) / np.maximum(seen.sum(-1), 1)
-    return (mean / torso * fps).astype(np.float32)
+    return (mean / torso_length(keypoints, confidence) * fps).astype(np.float32)
 
 
 def motion_energy(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> float:
@@ -48,48 +63,88 @@ def jerk(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> float:
 
     keypoints [F,J,2] pixels, confidence [F,J], F >= 4. Compare with real motion: a ratio above 2 is visible jitter.
     """
-    torso = float(np.median(np.asarray(anchor(keypoints, confidence).torso)))
     third = np.linalg.norm(np.diff(keypoints[:, BODY], n=3, axis=0), axis=-1)
     seen = confidence[:, BODY] >= THRESHOLD
     seen = seen[3:] & seen[2:-1] & seen[1:-2] & seen[:-3]
-    return float((third * seen).sum() / max(seen.sum(), 1) / torso * fps**3)
+    return float((third * seen).sum() / max(seen.sum(), 1) / torso_length(keypoints, confidence) * fps**3)
 
 
-def motion_beats(speed: np.ndarray, fps: float) -> np.ndarray:
-    """Times in seconds of the local minima of a speed curve [F-1], smoothed by 83 ms: where a movement ends."""
-    smooth = gaussian_filter1d(np.asarray(speed, np.float64), SMOOTHING * fps)
-    # A stop exactly on a frame gives two equal speeds, before and after it: a plateau, whose middle counts.
-    _, plateaus = find_peaks(-smooth, plateau_size=1)
-    # Speed i lies between frames i and i + 1.
-    return ((plateaus["left_edges"] + plateaus["right_edges"]) / 2 + 0.5) / fps
+def high_frequency_share(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> float:
+    """Share of the body's speed, squared, that lies above 8 Hz: a scalar in [0,1]; nan where the rate of frames has no such part.
 
-
-def beat_alignment(movement: np.ndarray, music: np.ndarray) -> float:
-    """Bailando's score: mean over music beats of exp(-d^2 / (2 * 50 ms^2)), d to the nearest motion beat; in [0,1].
-
-    movement [n], music [m]: times in seconds. Without any motion beat the score is 0.
+    keypoints [F,J,2] pixels, confidence [F,J]. Joints that are hidden for a part of the clip do not count.
     """
-    if len(movement) == 0 or len(music) == 0:
-        return 0.0
-    apart = np.abs(music[:, None] - movement[None]).min(1)
-    return float(np.exp(-(apart**2) / (2 * SIGMA**2)).mean())
+    seen = (confidence[:, BODY] >= THRESHOLD).all(0)
+    if fps <= 2 * HIGH_HZ or not seen.any() or len(keypoints) < 16:
+        return float("nan")
+    velocity = np.diff(keypoints[:, BODY][:, seen].astype(np.float64), axis=0)
+    fast = sosfiltfilt(butter(4, HIGH_HZ, "highpass", fs=fps, output="sos"), velocity, axis=0, padlen=min(12, len(velocity) - 1))
+    return float((fast**2).sum() / max((velocity**2).sum(), 1e-12))
 
 
-def beat_alignment_motion(movement: np.ndarray, music: np.ndarray) -> float:
-    """FACT's score, also called beat alignment: mean over motion beats, d to the nearest music beat; in [0,1].
+def out_of_frame(keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> float:
+    """Share of the visible body joints [F,J,2], confidence [F,J], that lie outside a frame of `size` (H, W): a scalar in [0,1]."""
+    points, seen = keypoints[:, BODY], confidence[:, BODY] >= THRESHOLD
+    outside = ((points < 0) | (points > np.array([size[1], size[0]]))).any(-1)
+    return float((outside & seen).sum() / max(seen.sum(), 1))
 
-    movement, music: times in seconds, [n] and [m]. Bailando's rewards many motion beats, this one few: name which is meant.
+
+def foot_skate(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> float:
+    """Share of the time on the floor during which a foot slides: a scalar in [0,1]; nan where no foot is seen on it. Still camera.
+
+    keypoints [F,J,2] pixels, confidence [F,J]. Toes and heels are on the floor within 0.12 torsos of the lowest they get in that
+    second, and slide at more than 0.6 torsos a second.
     """
-    return beat_alignment(music, movement)
+    feet = list(CONTACT_JOINTS)
+    torso = torso_length(keypoints, confidence)
+    points, seen = keypoints[:, feet] / torso, confidence[:, feet] >= THRESHOLD
+    speed = np.linalg.norm(np.diff(points, axis=0), axis=-1) * fps
+    reach = max(1, round(fps / 2))
+    height = np.where(seen, points[..., 1], -np.inf)
+    lowest = np.stack([height[max(0, t - reach) : t + reach + 1].max(0) for t in range(len(points))])
+    on_floor = seen & (points[..., 1] > lowest - FLOOR)
+    standing = on_floor[1:] & on_floor[:-1]
+    # A step lifts the foot within one of its frames; what slides stays as low as it was.
+    level = np.abs(np.diff(points[..., 1], axis=0)) * fps < SKATE_SPEED
+    counted = standing & level
+    return float((counted & (speed > SKATE_SPEED)).sum() / counted.sum()) if counted.any() else float("nan")
 
 
-def beat_alignment_corrected(movement: np.ndarray, music: np.ndarray) -> float:
-    """Beat alignment above chance: 0 for movement that ignores the music, 1 for a perfect fit.
+def contact_2d(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> float:
+    """EDGE's physical foot contact score for poses in the plane: a scalar, 0 where the body is only pushed by feet that stand.
 
-    Chance is the mean score of the same movement against the music shifted by 16 phases inside one beat period; a dance that
-    merely moves often has a high chance level too. movement [n], music [m], m >= 2: times in seconds.
+    keypoints [F,J,2] pixels, confidence [F,J], F >= 3. Mean over time of the root's acceleration (its upward part not below 0) as a
+    share of its largest, times the slowest point of the left foot, times that of the right, both in torsos a second. Still camera.
     """
-    period = float(np.median(np.diff(music)))
-    shifted = [beat_alignment(movement, music + period * i / SHIFTS) for i in range(SHIFTS)]
-    chance = float(np.mean(shifted))
-    return (beat_alignment(movement, music) - chance) / (1 - chance)
+    points = keypoints.astype(np.float64) / torso_length(keypoints, confidence)
+    root = (points[:, RIGHT_HIP] + points[:, LEFT_HIP]) / 2
+    acceleration = np.diff(root, n=2, axis=0) * fps**2
+    acceleration[:, 1] = np.minimum(acceleration[:, 1], 0)  # y points down
+    speeds = np.linalg.norm(np.diff(points, axis=0), axis=-1)[1:] * fps
+    seen = confidence[2:] >= THRESHOLD
+    left, right = (np.where(seen[:, list(foot)], speeds[:, list(foot)], np.inf).min(-1) for foot in (LEFT_FOOT, RIGHT_FOOT))
+    return _contact(acceleration, left, right)
+
+
+def contact(positions: np.ndarray, up: int = 2, compat: bool = False, fps: float = 30.0) -> float:
+    """EDGE's physical foot contact score (PFC) of SMPL joints [F,24,3], F >= 3: a scalar, to be read in 1e-4.
+
+    up: which coordinate points up. compat: as published, where feet move in metres a frame, so that the score falls with the square
+    of the frame rate; else in metres a thirtieth of a second, which at 30 fps is the same.
+    """
+    positions = np.asarray(positions, np.float64)
+    acceleration = np.diff(positions[:, SMPL_ROOT], n=2, axis=0)
+    acceleration[:, up] = np.maximum(acceleration[:, up], 0)
+    flat = [axis for axis in range(3) if axis != up]
+    scale = 1.0 if compat else fps / 30.0
+    speeds = np.linalg.norm(np.diff(positions[..., flat], axis=0), axis=-1)[1:] * scale
+    left, right = (speeds[:, list(foot)].min(-1) for foot in SMPL_FEET)
+    return 1e4 * _contact(acceleration, left, right)
+
+
+def _contact(acceleration: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
+    """Mean product of acceleration [F-2,D], over its largest, and both feet's speeds [F-2], where both are seen; nan if nowhere."""
+    size = np.linalg.norm(acceleration, axis=-1)
+    product = size / max(size.max(), 1e-12) * left * right
+    finite = np.isfinite(product)
+    return float(product[finite].mean()) if finite.any() else float("nan")

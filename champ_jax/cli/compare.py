@@ -1,0 +1,33 @@
+"""`champ-jax compare`: evaluations of the same clips side by side, with what is more than chance."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Adds the command to the main parser."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="put evaluations side by side",
+        description="Puts evaluations side by side: each run's metrics, their differences to the first run on the clips that both have, "
+        "and whether these are more than chance (a permutation test over clips). Writes compare.html, compare.csv and compare.json.",
+        epilog="example: champ-jax compare runs/eval_old runs/eval_new --out runs/compare",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="--out folders of champ-jax evaluate; the first is the baseline")
+    parser.add_argument("--out", type=Path, default=Path("compare"), metavar="DIR", help="folder for the comparison (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the comparison as a JSON object")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reads, compares, writes and prints."""
+    from champ_jax.evaluate.compare import compare_runs, print_comparison, write_comparison
+
+    comparison = compare_runs(args.runs)
+    path = write_comparison(args.out, comparison)
+    if args.json:
+        print((args.out / "compare.json").read_text())
+    else:
+        print_comparison(comparison)
+        print(f"open {path}")
+    return 0

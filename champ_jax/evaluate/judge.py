@@ -1,0 +1,236 @@
+"""Judges clips one after the other: a record of each, and what sets are compared by. Memory holds a block of frames, never a video."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from champ_jax.data.estimators import Estimator, open_estimator
+from champ_jax.data.faces import FaceModel, open_faces
+from champ_jax.data.tracks import follow
+from champ_jax.errors import UserError
+from champ_jax.evaluate.clips import Blocks, Clip, Frames, Motion, write_motion
+from champ_jax.evaluate.dances import dance_features, dance_scores, pose_scores
+from champ_jax.evaluate.looks import Faces, Looks, embed_anywhere
+from champ_jax.evaluate.networks import Networks
+from champ_jax.evaluate.quality import DISCO, PROTOCOLS, STRICT, frame_scores
+from champ_jax.evaluate.sets import GROUPS, Features, FeatureSets
+from champ_jax.evaluate.steadiness import Steadiness
+from champ_jax.metrics.disco import resized
+from champ_jax.metrics.image import mean_finite
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How clips are judged. networks: that metrics look through. faces: a model of faces, for identity. estimator: of poses, asked
+    for the pose in the generated frames. tracks: a folder that gets those poses, NAME.motion.npz each."""
+
+    protocol: str = STRICT
+    networks: Networks = field(default_factory=Networks)
+    faces: FaceModel | None = None
+    estimator: Estimator | None = None
+    estimator_name: str = ""
+    tracks: Path | None = None
+
+    def __post_init__(self):
+        if self.protocol not in PROTOCOLS:
+            raise UserError(f"protocol {self.protocol!r}: expected {' or '.join(PROTOCOLS)}")
+
+
+@contextlib.contextmanager
+def open_judge(
+    protocol: str = STRICT, weights: Path | None = None, faces: str = "", estimator: str = "", tracks: Path | None = None
+) -> Iterator[Judge]:
+    """A judge with its models, by name or path as in `champ-jax prepare`; "" for none. Raises UserError for those that cannot be opened."""
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open_estimator(estimator)) if estimator else None
+        yield Judge(protocol, Networks(weights), open_faces(faces) if faces else None, opened, estimator, tracks)
+
+
+@dataclass
+class Part:
+    """What judging some clips gives: records, in order; features of frames by metric; features of dances {kind: {clip: ([D] of
+    the generated one, [D] of the true one or None)}}; labels {metric: what it looked through}."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    features: dict[str, Features] = field(default_factory=dict)
+    dances: dict[str, dict[str, tuple[np.ndarray, np.ndarray | None]]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def judge_clips(
+    clips: Mapping[str, Callable[[], Clip]],
+    judge: Judge,
+    shard: tuple[int, int] = (0, 1),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Part:
+    """Judges every `shard[1]`-th clip from number `shard[0]`; parts of all shards merge to what one would have given.
+
+    clips: {name: opens it}, the same for all shards. Raises UserError naming the clip that cannot be judged.
+    """
+    part, sets = Part(), FeatureSets(judge.networks, judge.protocol)
+    mine = list(enumerate(clips.items()))[shard[0] :: shard[1]]
+    faces = _photo_faces(clips, judge)
+    for done, (number, (name, opens)) in enumerate(mine):
+        sets.begin(name, number % GROUPS)
+        try:
+            _judge_clip(opens(), judge, sets, part, _mean_of_others(faces, name))
+        except (UserError, ValueError) as error:  # the latter for sizes that cannot be compared
+            raise UserError(f"clip {name}: {error}") from error
+        if on_progress is not None:
+            on_progress(done + 1, len(mine))
+    part.features = sets.features
+    return part
+
+
+def _photo_faces(clips: Mapping[str, Callable[[], Clip]], judge: Judge) -> dict[str, np.ndarray]:
+    """{clip: embedding [E] of the face in its photo}, where there is one; of all clips, also those of other shards."""
+    found = {}
+    for name, opens in clips.items() if judge.faces is not None else ():
+        photo = opens().photo
+        vector, seen = embed_anywhere(judge.faces.embed, photo) if photo is not None else (None, False)
+        if seen:
+            found[name] = vector
+    return found
+
+
+def _mean_of_others(faces: dict[str, np.ndarray], name: str) -> np.ndarray | None:
+    """[E], on which cosines are centred; None for fewer than two other people."""
+    rest = [vector for other, vector in faces.items() if other != name]
+    return np.mean(rest, 0) if len(rest) > 1 else None
+
+
+def _judge_clip(clip: Clip, judge: Judge, sets: FeatureSets, part: Part, centre: np.ndarray | None) -> None:
+    """Judges one clip; adds to the sets and the part."""
+    values: dict[str, float] = {}
+    real: dict[str, float] = {}
+    record: dict[str, Any] = {"name": clip.name, "frames": 0, "fps": clip.fps, "size": None, "notes": []}
+    motion = clip.motion
+    if clip.generated is not None:
+        motion = _judge_video(clip, judge, sets, part, centre, record, values, real)
+    driving = clip.reference_motion
+    if driving is None and judge.estimator is not None and clip.reference is not None:
+        driving = _estimate(clip.reference, judge.estimator, clip.fps)
+    if motion is not None:
+        _judge_motion(clip, judge, part, motion, driving, record, values, real)
+    record |= {"values": values, "real": {name: value for name, value in real.items() if not np.isnan(value)}}
+    part.records.append(record)
+
+
+def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, record, values, real) -> Motion | None:
+    """Judges the frames; returns the motion in them: as given, or as the estimator sees it."""
+    steady = Steadiness(clip.flow, judge.networks["raft"])
+    looks = Looks(judge.networks, clip.photo)
+    faces = Faces(judge.faces, clip.photo, centre) if judge.faces is not None and clip.photo is not None else None
+    people, scores, count = [], {}, 0
+    if judge.estimator is not None:
+        judge.estimator.begin()
+    blocks = Blocks(clip.generated, clip.reference, clip.mask)
+    for generated, reference, mask in blocks:
+        if reference is not None:
+            if judge.protocol == DISCO:
+                generated = resized(generated, reference.shape[1:3])
+            _check_sizes(generated, reference)
+            found = frame_scores(reference, generated, judge.protocol, judge.networks, mask)
+            found |= clip.scores(generated, count) if clip.scores is not None else {}
+            for name, frames in found.items():
+                scores.setdefault(name, []).extend(frames)
+            sets.add(generated, reference)
+        steady.add(generated, reference)
+        looks.add(generated, reference)
+        track = _track(clip.motion, clip.fps, count, len(generated))
+        if judge.estimator is not None:
+            found = [judge.estimator.estimate(frame) for frame in generated]
+            people += found
+        if faces is not None:
+            faces.add(generated, track)
+        record["size"] = list(generated.shape[1:3])
+        count += len(generated)
+    if not count:
+        raise UserError("it has no frames")
+    record["frames"] = count
+    if blocks.longer:
+        which = " and ".join(("the generated video", "the reference", "the mask")[number] for number in blocks.longer)
+        record["notes"].append(f"{which} goes on after frame {count}; what has no partner is not judged")
+    for name, frames in scores.items():
+        finite = mean_finite(frames)
+        values[name] = float("inf") if np.isinf(frames).all() else finite
+        if same := int(np.isinf(frames).sum()):
+            record["notes"].append(f"{same} frames are equal to the reference: they stay out of the mean of {name}")
+    record["series"] = {name: [round(float(v), 6) for v in frames] for name, frames in scores.items()}
+    for found in (steady.values(), looks.values()):
+        values |= {name: pair[0] for name, pair in found.items()}
+        real |= {name: pair[1] for name, pair in found.items()}
+    if "warp_error" in values:
+        part.labels["warp_error"] = f"flow: {steady.source}"
+        record["series"] |= steady.series()
+    if faces is not None:
+        values |= faces.values()
+        if not faces.photo_found:
+            record["notes"].append("no face is found in the photo: identity is not judged")
+    if judge.estimator is None:
+        return clip.motion
+    motion = _followed(people, clip.fps, tuple(record["size"]))
+    if motion is None:
+        record["notes"].append("the estimator finds nobody in the generated frames")
+    elif judge.tracks is not None:
+        judge.tracks.mkdir(parents=True, exist_ok=True)
+        write_motion(judge.tracks / f"{clip.name}.motion.npz", motion)
+    return motion
+
+
+def _check_sizes(generated: np.ndarray, reference: np.ndarray) -> None:
+    """Raises UserError for frames that cannot be compared pixel by pixel."""
+    if generated.shape[1:] != reference.shape[1:]:
+        sizes = [f"{video.shape[1]}x{video.shape[2]}" for video in (generated, reference)]
+        raise UserError(f"generated frames are {sizes[0]} and reference frames {sizes[1]}; give --size HxW, to which both are scaled")
+
+
+def _track(motion: Motion | None, fps: float, first: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(keypoints [n,J,2], confidence [n,J]) of so many frames, if there is a track at the video's rate that covers them."""
+    if motion is None or motion.keypoints is None or abs(motion.fps / fps - 1) > 0.01 or len(motion.keypoints) < first + count:
+        return None
+    return motion.keypoints[first : first + count], motion.confidence[first : first + count]
+
+
+def _estimate(frames: Frames, estimator: Estimator, fps: float) -> Motion | None:
+    """The motion in a video, as the estimator sees it."""
+    estimator.begin()
+    people, size = [], (0, 0)
+    for frame in frames():
+        people.append(estimator.estimate(frame))
+        size = frame.shape[:2]
+    return _followed(people, fps, size)
+
+
+def _followed(people: list, fps: float, size: tuple[int, int]) -> Motion | None:
+    """The main person of all frames as a motion; None when nobody is ever seen, or for too few frames to move in."""
+    cuts = np.zeros(len(people), bool)
+    cuts[:1] = True
+    # As seen, unsmoothed: jitter of the video is what is to be measured.
+    track = follow(people, cuts, size, smooth=False)
+    if len(people) < 4 or not track.present.any():
+        return None
+    return Motion(fps, track.keypoints, track.confidence, size)
+
+
+def _judge_motion(clip: Clip, judge: Judge, part: Part, motion: Motion, driving: Motion | None, record, values, real) -> None:
+    """Judges the movement, by itself, to the music, against the driving one."""
+    if not record["frames"]:
+        count = len(motion.keypoints if motion.positions is None else motion.positions)
+        record |= {"frames": count, "fps": motion.fps, "size": list(motion.size) if motion.size else None}
+    found, curves = dance_scores(motion, driving, clip.beats)
+    values |= {name: pair[0] for name, pair in found.items()}
+    real |= {name: pair[1] for name, pair in found.items()}
+    if curves:
+        record["curves"] = curves
+    if judge.estimator is not None and driving is not None:
+        poses = pose_scores(motion, driving)
+        values |= poses
+        part.labels |= {name: f"poses: {judge.estimator_name}" for name in poses}
+    true = dance_features(driving, judge.protocol) if driving is not None else {}
+    for kind, vector in dance_features(motion, judge.protocol).items():
+        part.dances.setdefault(kind, {})[clip.name] = (vector, true.get(kind))
