@@ -12,8 +12,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "dance",
         help="photo + song -> video",
-        description="Makes the person of a photo dance to a song. Beside NAME.mp4 lies NAME.skeleton.mp4, the pose that drives "
-        "it. The photo's pose is read from --pose, or from a .json file of the photo's name beside it: "
+        description="Makes the person of a photo dance to a song. Beside NAME.mp4 lie NAME.skeleton.mp4, the pose that drives "
+        "it, and NAME.motion.npz, its keypoints. The photo's pose is read from --pose, or from a .json file of the photo's name beside it: "
         '{"keypoints": [[x, y, confidence], ... 134 in DWPose order], "size": [width, height]}.',
         epilog="example: champ-jax dance --checkpoint assets/weights/demo --image photo.png --music song.wav --out dance.mp4",
     )

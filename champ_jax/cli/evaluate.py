@@ -21,9 +21,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     folders = parser.add_argument_group("what is judged")
     folders.add_argument("--generated", type=Path, metavar="DIR", help="generated videos")
     folders.add_argument("--reference", type=Path, metavar="DIR", help="the true videos")
-    folders.add_argument(
-        "--references", type=Path, metavar="IMAGES", help="the photos: a folder, or one image for all"
-    )
+    folders.add_argument("--references", type=Path, metavar="IMAGES", help="the photos: a folder, or one image for all")
     folders.add_argument("--motion", type=Path, metavar="DIR", help="motion of the generated clips, as champ-jax dance leaves it")
     folders.add_argument("--reference-motion", type=Path, metavar="DIR", help="the true or driving motion")
     folders.add_argument("--music", type=Path, metavar="DIR", help="songs or beats: a folder, or one file for all")

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
         return RESUMABLE
-    from champ_jax.infer.report import write_report
+    from champ_jax.evaluate.run_report import write_report
 
     write_json(args.out / "metrics.json", metrics)
     report = write_report(args.out)
@@ -160,7 +160,7 @@ def dance_held_out(assets: Path, out: Path) -> dict[str, Any]:
     """The committed photo dances to the song that training has not heard: dance.mp4 and its scores."""
     from champ_jax.cli.sampling import progress
     from champ_jax.data.records import open_records
-    from champ_jax.infer.held_out import held_out_song, score_dance
+    from champ_jax.evaluate.held_out import held_out_song, score_dance
     from champ_jax.infer.pipeline import load_pipeline
 
     song, beats = held_out_song(assets / "songs")
@@ -178,9 +178,10 @@ def animate_held_out(assets: Path, out: Path) -> dict[str, Any]:
 
     from champ_jax.cli.sampling import progress
     from champ_jax.data.records import open_records
-    from champ_jax.infer import held_out
+    from champ_jax.evaluate import held_out
+    from champ_jax.evaluate.files import write_results
+    from champ_jax.evaluate.report import write_report
     from champ_jax.infer.pipeline import load_pipeline
-    from champ_jax.infer.score import copy_of
     from champ_jax.infer.video import write_video
 
     records = open_records(assets / "dancers", "test")
@@ -192,20 +193,26 @@ def animate_held_out(assets: Path, out: Path) -> dict[str, Any]:
     for name, pipe in pipes.items():
         with progress(f"animate, {name}") as on_progress:
             outputs[name] = held_out.animate_clips(pipe, clips, on_progress=on_progress)
-    scores = held_out.score_outputs(outputs, clips, held_out.make_judge(assets / "dancers", size))
-    photos = [copy_of(clip.truth.photo, len(clip.truth.frames)) for clip in clips]
+    outputs["copy_reference"] = photos = held_out.copies(clips)
+    people = held_out.make_judge(assets / "dancers", size)
+    results = held_out.score_outputs(outputs, clips, people)
+    for name, result in results.items():
+        write_results(out / "evaluation" / name, result)
+    judged = held_out.judged(outputs["model"], clips, people)
+    write_report(out / "evaluation" / "model", results["model"], judged, results["no_reference"], "model")
     columns = {
         "photo": photos,
         "skeleton": [clip.guidance["dwpose"] for clip in clips],
         "truth": [clip.truth.frames for clip in clips],
-        **outputs,
+        **{name: outputs[name] for name in pipes},
     }
     Image.fromarray(held_out.contact_sheet(list(columns.values()), PREVIEW_FRAMES)).save(out / "comparison.png")
     write_json(out / "comparison.json", {"columns": list(columns)})
     shown = ("photo", "skeleton", "truth", "model")
     sides = [np.concatenate([columns[name][i] for name in shown], 2) for i in range(len(clips))]
     write_video(out / "animate.mp4", np.concatenate(sides), clips[0].fps)
-    return {"scores": scores}
+    means = {name: {row["name"]: row["value"] for row in result["metrics"] if row["n"]} for name, result in results.items()}
+    return {"scores": means}
 
 
 def print_summary(metrics: dict[str, Any], out: Path, report: Path) -> None:
@@ -216,7 +223,7 @@ def print_summary(metrics: dict[str, Any], out: Path, report: Path) -> None:
             f"{name:16}{row['psnr']:8.2f}{row['ssim']:8.3f}{row['psnr_person']:13.2f}{row['ssim_person']:13.3f}{row['identity_top1']:10.2f}"
         )
     dance = metrics["dance"]
-    print(f"dance: energy {dance['energy_ratio']:.2f} of the data's, beat alignment above chance {dance['beat_alignment_corrected']:.2f}")
+    print(f"dance: energy {dance['energy_ratio']:.2f} of the data's, beat alignment above chance {dance['beat_corrected']:.2f}")
     print(f"{metrics['seconds'] / 60:.1f} minutes. Videos, weights and metrics: {out}; open {report}")
 
 

@@ -81,7 +81,7 @@ class Networks:
 
     def __getitem__(self, name: str) -> Network | None:
         if name not in self._made:
-            parts, build = BUILDERS.get(name, ((name,),None))
+            parts, build = BUILDERS.get(name, ((name,), None))
             present = all(part in self.components for part in parts)
             self._made[name] = build({part: self.components[part] for part in parts}) if present else None
         return self._made[name]

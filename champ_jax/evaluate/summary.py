@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax import __version__
+import champ_jax
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.dances import FEATURES
 from champ_jax.evaluate.judge import Judge, Part
@@ -46,7 +46,7 @@ def summarise(part: Part, judge: Judge, efficiency: Mapping[str, Any] | None = N
     sizes = sorted({tuple(record["size"]) for record in part.records if record["size"]})
     return {
         "format": FORMAT,
-        "champ_jax": __version__,
+        "champ_jax": champ_jax.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "protocol": judge.protocol,
         "resolution": [f"{height}x{width}" for height, width in sizes],

@@ -9,6 +9,8 @@ from PIL import Image
 
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
+from champ_jax.evaluate.quality import frame_scores
+from champ_jax.metrics.image import mean_finite
 from champ_jax.models.animator import merge
 from champ_jax.parallel.mesh import fetch, shard_batch
 from champ_jax.parallel.multihost import is_first
@@ -54,18 +56,22 @@ class Evaluation:
         self._pipeline = None
 
     def run(self, state: TrainState, step: int, log: MetricLog, workdir: Path) -> None:
-        """Validation loss of the averaged parameters, logged; and, if asked for, sampled frames beside the truth."""
+        """Validation loss of the averaged parameters, logged; and, if asked for, sampled frames beside the truth, and their scores."""
         params = averaged_params(state)
         results = [self._loss(params, shard_batch(batch, self.mesh), jax.random.key(i)) for i, batch in enumerate(self.batches)]
         metrics = {"loss": np.mean([float(loss) for loss, _ in results])}
         for name in results[0][1]:
             metrics[name] = np.mean([float(values[name]) for _, values in results])
-        log.scalars(step, "validation", metrics)
+        columns = None
         if self.config.log.sample_steps and self.config.stage != "A":
             params = fetch(params)
-            if not is_first():
-                return
-            rows = self.sample(params)
+            if is_first():
+                columns = self.sample(params)
+                scores = frame_scores(columns["truth"], columns["model"])
+                metrics |= {name: mean_finite(values) for name, values in scores.items()}
+        log.scalars(step, "validation", metrics)
+        if columns is not None:
+            rows = np.concatenate(list(columns.values()), 2)
             (workdir / "samples").mkdir(exist_ok=True)
             if self.config.stage == "C":
                 from champ_jax.infer.video import write_video
@@ -73,10 +79,10 @@ class Evaluation:
                 write_video(workdir / "samples" / f"{step:07d}.mp4", rows, self.assembled.described["pipeline"]["fps"])
             picture = np.concatenate(list(rows), 0)
             Image.fromarray(picture).save(workdir / "samples" / f"{step:07d}.png")
-            log.image(step, "photo, maps, truth, model", picture)
+            log.image(step, ", ".join(columns), picture)
 
-    def sample(self, params: dict) -> np.ndarray:
-        """Frames of the first validation sample, each with photo, last map, truth and model in a row: uint8 [F,H,4*W,3]."""
+    def sample(self, params: dict) -> dict[str, np.ndarray]:
+        """The first validation sample: photo, last map, truth and model, each uint8 [F,H,W,3]."""
         from champ_jax.infer.pipeline import Pipeline, PipelineSettings  # brings in audio and video libraries
 
         batch, config = self.batches[0], self.assembled.config
@@ -98,5 +104,5 @@ class Evaluation:
             guidance_scale=1.0,
         )
         photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
-        columns = [photo, guidance[max(guidance, key=config.kinds.index)], batch["video"][0], video.frames]
-        return np.concatenate(columns, 2)
+        shown = guidance[max(guidance, key=config.kinds.index)]
+        return {"photo": photo, "maps": shown, "truth": np.asarray(batch["video"][0]), "model": video.frames}

@@ -24,7 +24,8 @@ ALLOWED = {
     "models": {"dims", "config", "nn", "diffusion", "pose", "audio", "checkpoint"},
     "data": {"dims", "pose", "audio"},
     "infer": LOWER | {"convert"},
-    "train": LOWER | {"convert", "infer"},
+    "evaluate": LOWER | {"convert", "infer"},
+    "train": LOWER | {"convert", "infer", "evaluate"},
     "convert": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models"},
     "export": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models", "infer"},
 }

@@ -6,7 +6,7 @@ import pytest
 from champ_jax.data.choreography import STYLE_MOTION, choreograph, loop_beats, warp
 from champ_jax.data.mocap import load_motion
 from champ_jax.data.songs import LEAD_IN, STYLES, Song
-from champ_jax.metrics.motion import beat_alignment_corrected, motion_beats
+from champ_jax.metrics.beats import alignment_corrected, motion_beats
 
 
 def _silent_song(style, tempo, bars=8):
@@ -18,7 +18,7 @@ def _silent_song(style, tempo, bars=8):
 
 def _alignment(motion, song):
     steps = np.linalg.norm(np.diff(motion.positions(), axis=0), axis=-1).mean(1) * motion.fps
-    return beat_alignment_corrected(motion_beats(steps, motion.fps), song.beats_s)
+    return alignment_corrected(motion_beats(steps, motion.fps), song.beats_s)
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -5,6 +5,7 @@ import pytest
 from skimage.color import rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from champ_jax.metrics import colour
 from champ_jax.metrics import image as metrics
 
 
@@ -52,7 +53,7 @@ def test_identical_frames_and_empty_masks_stay_out_of_the_mean(pair):
 
 
 def test_lab_is_scikit_images(pair):
-    np.testing.assert_allclose(metrics.srgb_to_lab(pair[0]), rgb2lab(pair[0]), atol=2e-2)
+    np.testing.assert_allclose(colour.srgb_to_lab(pair[0]), rgb2lab(pair[0]), atol=2e-2)
 
 
 def _people(rng, people=8, frames=6, regions=3):
@@ -68,21 +69,21 @@ def _people(rng, people=8, frames=6, regions=3):
 def test_truth_has_its_own_identity_and_a_colour_blind_output_nobodys():
     rng = np.random.default_rng(1)
     video, labels = _people(rng)
-    colours = np.stack([metrics.region_colours(frames, labels, 3) for frames in video])
+    colours = np.stack([colour.region_colours(frames, labels, 3) for frames in video])
     gallery = colours[:, 0]
     noisy = np.clip(video + 0.05 * rng.standard_normal(video.shape), 0, 1)
-    right = [metrics.identity_top1(metrics.region_colours(f, labels, 3), gallery, i).mean() for i, f in enumerate(noisy)]
+    right = [colour.identity_top1(colour.region_colours(f, labels, 3), gallery, i).mean() for i, f in enumerate(noisy)]
     assert np.mean(right) == 1
     grey = np.broadcast_to(colours.mean(0), colours.shape)
-    assert np.mean([metrics.identity_top1(c, gallery, i).mean() for i, c in enumerate(grey)]) == 1 / 8
+    assert np.mean([colour.identity_top1(c, gallery, i).mean() for i, c in enumerate(grey)]) == 1 / 8
 
 
 def test_hidden_regions_do_not_count_and_an_invisible_person_is_wrong():
     video, labels = _people(np.random.default_rng(2))
-    gallery = np.stack([metrics.region_colours(frames, labels, 3)[0] for frames in video])
+    gallery = np.stack([colour.region_colours(frames, labels, 3)[0] for frames in video])
     gallery[:, 2] = np.nan
     legs_hidden = np.where(labels == 2, -1, labels)
-    colours = metrics.region_colours(video[3], legs_hidden, 3)
+    colours = colour.region_colours(video[3], legs_hidden, 3)
     assert np.isnan(colours[:, 2]).all()
-    assert metrics.identity_top1(colours, gallery, 3).all()
-    assert not metrics.identity_top1(np.full_like(colours, np.nan), gallery, 3).any()
+    assert colour.identity_top1(colours, gallery, 3).all()
+    assert not colour.identity_top1(np.full_like(colours, np.nan), gallery, 3).any()

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,31 @@ from champ_jax.data.records import Records, open_records
 from champ_jax.data.samples import SampleSpec, make_sample
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
+from champ_jax.evaluate.clips import Clip as Judged
+from champ_jax.evaluate.clips import Motion, frames_of
+from champ_jax.evaluate.dances import dance_scores
+from champ_jax.evaluate.judge import Judge, judge_clips
+from champ_jax.evaluate.summary import summarise
+from champ_jax.evaluate.who import IdentityJudge
 from champ_jax.infer.pipeline import Pipeline
-from champ_jax.infer.score import IdentityJudge, TruthClip, copy_of, mean_scores, score_clip
-from champ_jax.metrics import motion
 
 GALLERY = 8  # people among whom identity_top1 chooses
+
+
+@dataclass(frozen=True)
+class TruthClip:
+    """A clip as it really is. F frames.
+
+    frames: u8 [F,H,W,3]. mask: u8 [F,H,W], 1 on the person. semantic_map: u8 [F,H,W,3], one colour a body part.
+    photo: u8 [H,W,3] and photo_map: u8 [H,W,3], the reference and its semantic map. identity: whose clip it is.
+    """
+
+    frames: np.ndarray
+    mask: np.ndarray
+    semantic_map: np.ndarray
+    photo: np.ndarray
+    photo_map: np.ndarray
+    identity: int
 
 
 @dataclass(frozen=True)
@@ -86,31 +107,47 @@ def animate_clips(
     return outputs
 
 
-def score_outputs(outputs: Mapping[str, list[np.ndarray]], clips: list[HeldOutClip], judge: IdentityJudge) -> dict[str, dict[str, float]]:
-    """Mean scores of each named list of outputs (one [F,H,W,3] a clip), and of "copy_reference", the photo standing still."""
-    copies = [copy_of(clip.truth.photo, len(clip.truth.frames)) for clip in clips]
-    return {
-        name: mean_scores([score_clip(output, clip.truth, judge) for output, clip in zip(videos, clips, strict=True)])
-        for name, videos in {**outputs, "copy_reference": copies}.items()
-    }
+def judged(outputs: list[np.ndarray], clips: list[HeldOutClip], people: IdentityJudge) -> dict[str, Callable[[], Judged]]:
+    """{person: opens the clip} of outputs u8 [F,H,W,3], one for each clip, beside the truth, as `judge_clips` takes them."""
+
+    def open_one(output: np.ndarray, clip: HeldOutClip, name: str) -> Judged:
+        truth = clip.truth
+
+        def scores(frames: np.ndarray, first: int) -> dict[str, np.ndarray]:
+            maps = truth.semantic_map[first : first + len(frames)]
+            return {"identity_top1": people.right(frames, maps, truth.identity).astype(np.float64)}
+
+        streams = (frames_of(output), frames_of(truth.frames), truth.photo, frames_of(truth.mask))
+        return Judged(name, clip.fps, *streams, scores=scores)
+
+    names = [f"person_{clip.truth.identity}" for clip in clips]
+    return {name: lambda o=o, c=c, name=name: open_one(o, c, name) for name, o, c in zip(names, outputs, clips, strict=True)}
+
+
+def score_outputs(outputs: Mapping[str, list[np.ndarray]], clips: list[HeldOutClip], people: IdentityJudge) -> dict[str, dict[str, Any]]:
+    """Results of each named list of outputs (one [F,H,W,3] a clip), as `champ-jax evaluate` writes them."""
+    judge = Judge()
+    return {name: summarise(judge_clips(judged(videos, clips, people), judge), judge) for name, videos in outputs.items()}
+
+
+def copies(clips: list[HeldOutClip]) -> list[np.ndarray]:
+    """Each clip's photo standing still, [F,H,W,3]: what any model has to beat."""
+    return [np.broadcast_to(clip.truth.photo, clip.truth.frames.shape) for clip in clips]
 
 
 def score_dance(metadata: Mapping, beats: np.ndarray, records: Records) -> dict[str, float]:
-    """energy_ratio and beat_alignment_corrected of a dance.
+    """The scores of a dance to the music's beats, f64 [n] seconds, and energy_ratio, its energy over the mean of the data's.
 
-    metadata: of `Pipeline.dance`. beats: the song's, in seconds. records: motion of the data, whose mean energy is 1.
+    metadata: of `Pipeline.dance`. records: motion of the data.
     """
-    keypoints, confidence, fps = (metadata[key] for key in ("keypoints", "confidence", "motion_fps"))
     energies = []
     for number in range(len(records)):
         clip = records[number]
-        energies.append(motion.motion_energy(*clip.keypoints(np.arange(clip.n_frames)), 1 / clip.frame_seconds))
-    stops = motion.motion_beats(motion.body_speed(keypoints, confidence, fps), fps)
-    heard = beats[beats < len(keypoints) / fps]
-    return {
-        "energy_ratio": motion.motion_energy(keypoints, confidence, fps) / float(np.mean(energies)),
-        "beat_alignment_corrected": motion.beat_alignment_corrected(stops, heard),
-    }
+        keypoints, confidence = clip.keypoints(np.arange(clip.n_frames))
+        energies.append(dance_scores(Motion(1 / clip.frame_seconds, keypoints, confidence), None, None)[0]["energy"][0])
+    dance = Motion(metadata["motion_fps"], metadata["keypoints"], metadata["confidence"])
+    scores = {name: value for name, (value, _) in dance_scores(dance, None, beats)[0].items()}
+    return scores | {"energy_ratio": scores["energy"] / float(np.mean(energies))}
 
 
 def contact_sheet(columns: list[list[np.ndarray]], picks: int, scale: int = 2) -> np.ndarray:

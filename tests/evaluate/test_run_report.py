@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 
 from champ_jax.errors import UserError
-from champ_jax.infer.report import curves, read_log, write_report
+from champ_jax.evaluate.chart import chart
+from champ_jax.evaluate.run_report import read_log, write_report
 
 METRICS = {
     "animate": {
         name: {"psnr": 20.0, "ssim": 0.8, "psnr_person": 18.0, "ssim_person": 0.7, "identity_top1": 0.95}
         for name in ("model", "copy_reference", "no_reference")
     },
-    "dance": {"energy_ratio": 0.9, "beat_alignment_corrected": 0.3},
+    "dance": {"energy_ratio": 0.9, "beat_corrected": 0.3},
     "stages": {stage: {"first": 1.0, "last": 0.5} for stage in "ABC"},
     "seconds": 600.0,
 }
@@ -50,10 +51,10 @@ def test_repeated_steps_of_a_resumed_run_count_once(tmp_path):
     assert read_log(tmp_path / "B/metrics.jsonl") == {"train": {"loss": [(0, 1.0), (1, 0.8), (2, 0.7)]}}
 
 
-def test_curves_leave_out_what_is_not_finite():
-    assert "nan" not in curves("loss", {"train": [(0, 1.0), (1, float("nan")), (2, -1.0)]})
-    assert curves("loss", {"train": []}) == ""
-    assert "<polyline" in curves("one point", {"train": [(3, 2.0)]})
+def test_charts_leave_out_what_is_not_finite():
+    assert "nan" not in chart("loss", {"train": [(0, 1.0), (1, float("nan")), (2, -1.0)]})
+    assert chart("loss", {"train": []}) == ""
+    assert "<polyline" in chart("one point", {"train": [(3, 2.0)]})
 
 
 def test_nothing_to_report_and_broken_files(tmp_path):
