@@ -38,14 +38,19 @@ def merge(first: Moments, second: Moments) -> Moments:
 def frechet_distance(first: Moments, second: Moments) -> float:
     """|m1-m2|^2 + tr(S1 + S2 - 2 (S1 S2)^0.5) of the normal distributions with these moments; covariances [D,D] divide by N-1.
 
-    The root is that of S1^0.5 S2 S1^0.5, symmetric and so always real, also for fewer features than D. nan for a set of fewer than two.
+    The trace of the root is the sum of the roots of A^T S2 A's eigenvalues, where A A^T = S1 and A has as many columns as S1 has rank:
+    symmetric, so always real, and without the noise of directions in which fewer features than D have no spread. nan for a set of
+    fewer than two.
     """
     if min(first.count, second.count) < 2:
         return float("nan")
+    # The smaller set has the lower rank.
+    first, second = sorted((first, second), key=lambda moments: moments.count)
     one, other = (moments.scatter / (moments.count - 1) for moments in (first, second))
     values, vectors = np.linalg.eigh(one)
-    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum()
+    spread = values > values[-1] * len(values) * np.finfo(np.float64).eps
+    factor = vectors[:, spread] * np.sqrt(values[spread])
+    cross = np.sqrt(np.linalg.eigvalsh(factor.T @ other @ factor).clip(0)).sum()
     apart = first.mean - second.mean
     return float(apart @ apart + np.trace(one) + np.trace(other) - 2 * cross)
 

@@ -1,5 +1,6 @@
 """Image metrics against scikit-image, against themselves with a full mask, and identity at its two ends."""
 
+import dm_pix
 import numpy as np
 import pytest
 from skimage.color import rgb2lab
@@ -7,6 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from champ_jax.metrics import colour
 from champ_jax.metrics import image as metrics
+from tests.metrics.real import recorded
 
 
 @pytest.fixture
@@ -27,6 +29,42 @@ def test_ssim_is_scikit_images(pair):
     settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=-1)
     expected = [structural_similarity(a, b, **settings) for a, b in zip(*pair, strict=True)]
     np.testing.assert_allclose(metrics.ssim(truth, other), expected, atol=5e-6)
+
+
+def test_real_frames_as_scikit_image_and_dm_pix_see_them():
+    truth, other = recorded()["frames"], recorded()["worse"]
+    x, y = truth / 255.0, other / 255.0
+    settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=-1)
+    similar = [structural_similarity(a, b, **settings) for a, b in zip(x, y, strict=True)]
+    noise = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(x, y, strict=True)]
+    for one, two in ((truth, other), (x, y)):
+        np.testing.assert_allclose(metrics.psnr(one, two), noise, atol=1e-4)
+        np.testing.assert_allclose(metrics.ssim(one, two), similar, atol=5e-6)
+        np.testing.assert_allclose(metrics.l1(one, two), np.abs(x - y).mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(metrics.ssim(truth, other), dm_pix.ssim(x.astype(np.float32), y.astype(np.float32)), atol=5e-6)
+
+
+def test_ms_ssim_is_pytorch_msssims():
+    np.testing.assert_allclose(metrics.ms_ssim(recorded()["frames"], recorded()["worse"]), recorded()["ms_ssim"], atol=1e-5)
+    small = recorded()["frames"][:, :175]
+    assert np.isnan(metrics.ms_ssim(small, small)).all()
+
+
+def test_identical_frames_are_perfect():
+    frames = recorded()["frames"]
+    assert np.isinf(metrics.psnr(frames, frames)).all() and not metrics.l1(frames, frames).any()
+    np.testing.assert_allclose(metrics.ssim(frames, frames), 1, atol=1e-6)
+    np.testing.assert_allclose(metrics.ms_ssim(frames, frames), 1, atol=1e-6)
+
+
+def test_what_cannot_be_compared_is_refused():
+    frames = recorded()["frames"]
+    with pytest.raises(ValueError, match="cannot be compared"):
+        metrics.psnr(frames, frames[:, :100])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        metrics.psnr(frames, frames[:2])
+    with pytest.raises(ValueError, match="11 pixels"):
+        metrics.ssim(frames[:, :10], frames[:, :10])
 
 
 def test_a_full_mask_changes_nothing(pair):
