@@ -119,8 +119,11 @@ def print_table(results: dict) -> None:
             name = row["name"]
             interval = "" if row["low"] is None else f"{shown(name, row['low'])} to {shown(name, row['high'])}"
             print(f"{row['title']:40}{shown(name, row['value']):>12}{interval:>26}{shown(name, row['real']):>12}{row['n']:>7}")
-    notes = [f"{row['title']}: {row['note']}" for row in results["metrics"] if row["n"] and row["note"]]
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    notes: dict[str, list[str]] = {}
+    for row in results["metrics"]:
+        if row["n"] and row["note"]:
+            notes.setdefault(row["note"], []).append(row["title"])
+    for note, titles in notes.items():
+        print(f"note: {note} ({', '.join(titles)})", file=sys.stderr)
     empty = sum(not row["n"] for row in results["metrics"])
     print(f"{empty} metrics were not measured: the report says why" if empty else "all metrics were measured")

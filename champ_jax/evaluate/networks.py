@@ -86,6 +86,10 @@ class Networks:
             self._made[name] = build({part: self.components[part] for part in parts}) if present else None
         return self._made[name]
 
+    def replace(self, name: str, network: Network) -> None:
+        """Has `network` look in place of the one of that name, as for one that is in no file."""
+        self._made[name] = network
+
     def missing(self, name: str) -> str:
         """Why there is no such network."""
         return f"needs {FILES[name]}" + (f", which {self.folder} does not hold" if self.folder else "; give --weights")

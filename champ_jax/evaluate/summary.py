@@ -139,6 +139,8 @@ def _of_dances(part: Part) -> dict[str, Row]:
         if len(pairs) < 3:
             continue
         real = np.stack([pair[1] for pair in pairs])
+        if not (real.std(0) > 1e-6 * np.abs(real).max()).any():  # one dance, again and again: no distribution
+            continue
         compat = kind.endswith("compat")
         own = dance.standardised(np.stack([pair[0] for pair in pairs]), real, compat)
         true = dance.standardised(real, real, compat)

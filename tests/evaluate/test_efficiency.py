@@ -1,0 +1,57 @@
+"""Efficiency: FLOPs by hand, a run's log by arithmetic, and reasons where a device does not tell."""
+
+import json
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from champ_jax.errors import UserError
+from champ_jax.evaluate.efficiency import chip_of, measure, of_run, peak_resident
+
+
+def test_a_product_is_timed_and_counted():
+    x = jnp.ones((64, 32))
+    found = measure(lambda a: (a @ a.T).sum(), x, repeats=5)
+    assert found["model_flops"] == 2 * 64 * 64 * 32 and 0 < found["step_seconds"] <= found["step_seconds_p90"]
+    assert found["compile_seconds"] > 0 and found["peak_memory"] > 0
+    assert "mfu" not in found and "not known" in found["notes"]["mfu"] and "compiler" in found["notes"]["peak_memory"]
+    assert peak_resident() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("TPU v5 lite", "v5e"), ("TPU v5p", "v5p"), ("TPU v6 lite", "v6e"), ("NVIDIA H200", "h200"), ("cpu", None)]
+)
+def test_chips_by_the_names_of_jax(kind, name):
+    chip = chip_of(SimpleNamespace(device_kind=kind))
+    assert chip is None if name is None else chip.name == name
+
+
+def log(folder, *lines):
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def seconds(step, training, waited, compiled=0.0):
+    return {"step": step, "group": "seconds", "training": training, "input": waited, "compile": compiled}
+
+
+def test_a_run_by_its_log(tmp_path):
+    program = {"step": 1, "group": "program", "model_flops": 4e12, "ceiling": 0.5, "frames": 24.0, "devices": 2, "peak_flops": 1e12}
+    log(tmp_path, program, seconds(10, 5, 1, 30), seconds(20, 38, 2), seconds(30, 18, 2), seconds(40, 58, 2))
+    found = of_run(tmp_path)
+    assert found["step_seconds"] == 4 and found["step_seconds_p90"] == pytest.approx(5.6) and found["counts"]["step_seconds"] == 3
+    assert found["input_wait"] == pytest.approx(6 / 120) and found["compile_seconds"] == 30
+    assert found["train_frames_per_second"] == 6 and found["mfu"] == pytest.approx(0.5) and found["mfu_of_ceiling"] == pytest.approx(1.0)
+
+
+def test_what_a_run_does_not_tell(tmp_path):
+    log(tmp_path, seconds(10, 5, 1, 30), seconds(20, 38, 2))
+    assert "did not log" in of_run(tmp_path)["notes"]["mfu"]
+    log(tmp_path, seconds(10, 5, 1, 30), seconds(20, 38, 2, 3))
+    assert "compiled something" in of_run(tmp_path)["notes"]["step_seconds"]
+    log(tmp_path, seconds(10, 5, 1, 30))
+    with pytest.raises(UserError, match="1 logged lines"):
+        of_run(tmp_path)
+    with pytest.raises(UserError, match="no metrics.jsonl"):
+        of_run(tmp_path / "none")
