@@ -10,7 +10,9 @@ from typing import Any
 from champ_jax.convert import (
     arcface,
     clip,
+    dino,
     dlib_face,
+    flow,
     guidance,
     modelscope,
     motion,
@@ -109,6 +111,8 @@ KINDS: dict[str, Kind] = {
     "inception": _single(perceptual.INCEPTION, writes=False),
     "i3d": _single(perceptual.I3D, writes=False),
     "resnet3d": _single(perceptual.RESNET3D, writes=False),
+    "dino": _single(dino.DINO, writes=False),
+    "raft": _single(flow.RAFT, writes=False),
 }
 
 

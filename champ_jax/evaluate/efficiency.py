@@ -5,7 +5,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ def measure(function: Callable, *arguments: Any, repeats: int = REPEATS) -> dict
         began = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - began)
-    device = jax.devices()[0]
-    chip = chip_of(device)
+    chip = chip_of(jax.devices()[0])
     operations = flops.count(traced.jaxpr, chip.unit if chip else 128)
     result = {
         **_spread(seconds),
@@ -57,8 +56,32 @@ def measure(function: Callable, *arguments: Any, repeats: int = REPEATS) -> dict
         "notes": {},
     }
     _add_mfu(result, operations.model, operations.ceiling, result["step_seconds"], chip, len(jax.devices()))
-    _add_memory(result, device, compiled)
+    _add_memory(result, compiled)
     return result
+
+
+def describe_program(step: Callable, state: Any, batch: Mapping[str, Any]) -> dict[str, float]:
+    """What a jitted training step consists of, for its log: what `of_run` makes MFU and frames a second of.
+
+    model_flops of all devices; ceiling, the share of the peak that padding leaves; devices; peak_flops of one, 0 where it is not
+    known; frames, images or poses, of a batch.
+    """
+    chip = chip_of(jax.devices()[0])
+    operations = flops.count(step.trace(state, batch).jaxpr, chip.unit if chip else 128)
+    frames = next(batch[name] for name in ("video", "moments", "keypoints") if name in batch)
+    return {
+        "model_flops": operations.model,
+        "ceiling": operations.ceiling,
+        "devices": len(jax.devices()),
+        "peak_flops": chip.peak if chip else 0.0,
+        "frames": frames.shape[0] * frames.shape[1],
+    }
+
+
+def device_memory() -> dict[str, float]:
+    """{"peak_memory": GB} of the first device so far; nothing where it does not tell, as on CPUs."""
+    used = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {} if used is None else {"peak_memory": used / 1e9}
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
@@ -74,13 +97,14 @@ def _add_mfu(result: dict, model: float, ceiling: float, seconds: float, chip: C
     result["mfu_of_ceiling"] = result["mfu"] / ceiling
 
 
-def _add_memory(result: dict, device: Any, compiled: Any) -> None:
-    used = (device.memory_stats() or {}).get("peak_bytes_in_use")
-    if used is None:
-        found = compiled.memory_analysis()
-        used = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+def _add_memory(result: dict, compiled: Any) -> None:
+    found = compiled.memory_analysis()
+    planned = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    if measured := device_memory():
+        result |= measured
+    else:
+        result["peak_memory"] = planned / 1e9
         result["notes"]["peak_memory"] = "this device does not tell: what the compiler plans for the program"
-    result["peak_memory"] = used / 1e9
 
 
 def peak_resident() -> float:
@@ -121,8 +145,10 @@ def of_run(directory: Path) -> dict[str, Any]:
         result["mfu_of_ceiling"] = result["mfu"] / program["ceiling"]
     else:
         result["notes"] |= dict.fromkeys(("mfu", "mfu_of_ceiling"), "the peak of the run's devices is not known")
-    if peak := max((line.get("peak_memory", 0.0) for line in times), default=0.0):
-        result["peak_memory"] = peak
+    if used := [line["peak_memory"] for line in lines if line["group"] == "memory"]:
+        result["peak_memory"] = max(used)
+    else:
+        result["notes"]["peak_memory"] = "the run's devices do not tell"
     return result
 
 

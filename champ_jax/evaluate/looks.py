@@ -6,10 +6,8 @@ import cv2
 import numpy as np
 
 from champ_jax.data.faces import CHIP, EVERY, FaceModel, face_boxes
-from champ_jax.evaluate.networks import Networks, resize_frames
+from champ_jax.evaluate.networks import Networks
 from champ_jax.metrics import appearance, temporal
-
-DINO_SIDE = 224
 
 
 class Looks:
@@ -39,7 +37,7 @@ class Looks:
                 if self._photo_clip is not None:
                     self._add("style_clip", side, appearance.cosines(features, self._photo_clip))
             if dino := self._networks["dino"]:
-                self._consistency("dino", side, dino.call(resize_frames(video, DINO_SIDE)))
+                self._consistency("dino", side, dino.call(video))
             if self._photo_style is not None:
                 layers = self._networks["style"].call(video[:1])
                 pair = ([layer[0] for layer in layers], [layer[0] for layer in self._photo_style])

@@ -22,9 +22,12 @@ from champ_jax.convert.state import SUFFIXES
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.models.clip import CLIP, CLIPConfig, clip_resize
+from champ_jax.models.dino import DINO, DINOConfig, dino_pixels
 from champ_jax.models.i3d import I3D, I3DConfig, i3d_pixels
 from champ_jax.models.inception import Inception, InceptionConfig, inception_pixels
 from champ_jax.models.lpips import LPIPS, SCALE, SHIFT, Backbone, LPIPSConfig
+from champ_jax.models.raft import CELL, RAFT, RAFTConfig, raft_pixels
+from champ_jax.models.raft import SMALLEST as RAFT_SMALLEST
 from champ_jax.models.resnet3d import ResNet3D, ResNet3DConfig, resnet3d_pixels
 from champ_jax.nn.keys import ParamKeys
 
@@ -210,6 +213,28 @@ def _clip(parts: dict[str, Component]) -> Network:
     return _network(parts, lambda: CLIP(config, ParamKeys(0)), part.params, look)
 
 
+def _dino(parts: dict[str, Component]) -> Network:
+    """u8 [B,H,W,3] -> embeddings [B,D]; whole frames squeezed to 224 pixels, as VBench does."""
+    part = parts["dino"]
+    config = DINOConfig(**part.config)
+    network = _network(parts, lambda: DINO(config, ParamKeys(0)), part.params, lambda model, images: model(dino_pixels(images)))
+    return Network(lambda images: network.call(resize_frames(images, config.image_size)), network.files)
+
+
+def _raft(parts: dict[str, Component]) -> Network:
+    """(u8 [B,H,W,3], u8 [B,H,W,3]) -> flow f32 [B,H,W,2]; frames whose sides 8 does not divide, or below 128, are padded at their edge."""
+    part = parts["raft"]
+
+    def look(model, first, second):
+        height, width = first.shape[1:3]
+        rows, columns = (max(RAFT_SMALLEST, -(-side // CELL) * CELL) - side for side in (height, width))
+        pad = ((0, 0), (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+        flow = model(*(jnp.pad(raft_pixels(images), pad, "edge") for images in (first, second)))
+        return flow[:, rows // 2 : rows // 2 + height, columns // 2 : columns // 2 + width]
+
+    return _network(parts, lambda: RAFT(RAFTConfig(**part.config), ParamKeys(0)), part.params, look)
+
+
 BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Component]], Network]]] = {
     "lpips_alex": (("alexnet", "lpips_alex"), functools.partial(_lpips, "alex", "alexnet")),
     "lpips_vgg": (("vgg16", "lpips_vgg"), functools.partial(_lpips, "vgg", "vgg16")),
@@ -218,6 +243,8 @@ BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Component]], Netw
     "i3d": (("i3d",), _i3d),
     "resnet3d": (("resnet3d",), _resnet3d),
     "clip": (("clip",), _clip),
+    "dino": (("dino",), _dino),
+    "raft": (("raft",), _raft),
 }
 """Name: (components it is made of, how)."""
 

@@ -14,6 +14,7 @@ from champ_jax.checkpoint import store
 from champ_jax.config import config_hash, write_record
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError, WorkdirError
+from champ_jax.evaluate.efficiency import describe_program, device_memory
 from champ_jax.parallel.mesh import make_mesh, shard_batch
 from champ_jax.parallel.multihost import barrier, check_same, is_first, of_first, say
 from champ_jax.train.assemble import Assembled, assemble, export_weights
@@ -124,12 +125,16 @@ def take_steps(run: Run, state: TrainState, first: int, log: MetricLog, profile:
                 if pending:
                     skips.look(*pending)
                 pending = done, metrics
+            if shapes != known:
+                log.scalars(done, "program", describe_program(run.step_fn, state, batch))
             last, stopped = done == total, stop.asked()
             if done % config.log.scalars == 0 or last or stopped:
                 with timing("training"), explained_memory(config):
                     metrics = jax.device_get(metrics)
                 log.scalars(done, "train", {**metrics, "skipped_records": len(run.feed.skipped)})
                 log.scalars(done, "seconds", timing.take())
+                if used := device_memory():
+                    log.scalars(done, "memory", used)
                 progress.update(done, float(metrics["loss"]))
             if done % config.log.evaluate == 0 or last:
                 run.validate(done, state, log)

@@ -37,10 +37,12 @@ def seconds(step, training, waited, compiled=0.0):
 
 
 def test_a_run_by_its_log(tmp_path):
+    memory = [{"step": step, "group": "memory", "peak_memory": used} for step, used in ((10, 1.5), (20, 2.5))]
     program = {"step": 1, "group": "program", "model_flops": 4e12, "ceiling": 0.5, "frames": 24.0, "devices": 2, "peak_flops": 1e12}
-    log(tmp_path, program, seconds(10, 5, 1, 30), seconds(20, 38, 2), seconds(30, 18, 2), seconds(40, 58, 2))
+    log(tmp_path, program, *memory, seconds(10, 5, 1, 30), seconds(20, 38, 2), seconds(30, 18, 2), seconds(40, 58, 2))
     found = of_run(tmp_path)
     assert found["step_seconds"] == 4 and found["step_seconds_p90"] == pytest.approx(5.6) and found["counts"]["step_seconds"] == 3
+    assert found["peak_memory"] == 2.5
     assert found["input_wait"] == pytest.approx(6 / 120) and found["compile_seconds"] == 30
     assert found["train_frames_per_second"] == 6 and found["mfu"] == pytest.approx(0.5) and found["mfu_of_ceiling"] == pytest.approx(1.0)
 
