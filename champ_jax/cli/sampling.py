@@ -77,11 +77,6 @@ def finish(video, args: argparse.Namespace, audio: Path | None = None) -> int:
 
     out = args.out
     video.save(out, audio=audio)
-    if "keypoints" in video.metadata:
-        from champ_jax.evaluate.clips import Motion, write_motion
-
-        tracked = (video.metadata["motion_fps"], video.metadata["keypoints"], video.metadata["confidence"])
-        write_motion(out.with_suffix(".motion.npz"), Motion(*tracked, size=video.frames.shape[1:3]))
     if video.metadata["pose_source"] == "standing":
         print(
             f"note: no pose was given for {args.image}: a person standing in its middle is assumed. "

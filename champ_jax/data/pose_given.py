@@ -2,6 +2,7 @@
 them; and skeletons that are only drawn."""
 
 import json
+import os
 import re
 import zipfile
 from fractions import Fraction
@@ -41,6 +42,14 @@ def read_keypoints(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.nd
     if not (frame > 0).all() or (fps is not None and not 0 < fps <= 1000):
         raise UserError(f"{path}: size {frame.tolist()}, fps {fps}: expected (height, width) in pixels and frames a second")
     return _finite(keypoints * (np.array(size[::-1]) / frame[::-1])), _finite(confidence).clip(0, 1), fps
+
+
+def write_keypoints(path: Path, keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int], fps: float) -> None:
+    """Writes keypoints f32 [T,134,2] in pixels of a frame of `size` (H, W), confidence f32 [T,134], at `fps`, as they are read here."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, keypoints=keypoints, confidence=confidence, size=np.asarray(size), fps=fps)
+    os.replace(partial, path)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

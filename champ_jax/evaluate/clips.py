@@ -2,19 +2,18 @@
 
 import itertools
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from champ_jax.audio.beats import track_beats
 from champ_jax.audio.load import load_audio
-from champ_jax.checkpoint.tensors import atomic_file
 from champ_jax.data.media import probe, read_frames, read_image
 from champ_jax.data.pose_given import read_keypoints
 from champ_jax.data.sources import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, in_order
@@ -24,8 +23,8 @@ Frames = Callable[[], Iterator[np.ndarray]]
 """Begins a video anew: its frames, u8 [H,W,3], one after the other."""
 BLOCK = 16
 """Frames that are held at once."""
-SIDE_FILES = (".skeleton", ".motion")
-"""What our own commands put beside a video NAME.mp4 and is none of its own: NAME.skeleton.mp4, NAME.motion.npz."""
+SIDE_FILES = (".skeleton", ".motion", ".made")
+"""What our own commands put beside a video NAME.mp4 and is none of its own: NAME.skeleton.mp4, NAME.motion.npz, NAME.made.json."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ class Clip:
 
     fps: frames a second of both videos. photo: u8 [H,W,3], the person as given. mask: of frames [H,W], 1 on the person. motion: of
     the generated clip; reference_motion: the true or driving one. beats: of the music, seconds of the clip. flow: exact, of the
-    reference. scores: further ones of frames, (u8 [n,H,W,3], number of the first) -> {metric: [n]}.
+    reference. made: what made the generated video: seconds, first_frame_seconds and frames, or nothing. scores: further ones of frames,
+    (u8 [n,H,W,3], number of the first) -> {metric: [n]}.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Clip:
     reference_motion: Motion | None = None
     beats: np.ndarray | None = None
     flow: Flow | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
     scores: Callable[[np.ndarray, int], dict[str, np.ndarray]] | None = None
 
 
@@ -220,7 +221,16 @@ def _open_clip(name: str, main: Path, beside: dict[str, Path], folders: Folders)
     truth = _read_motion(beside["reference motion"], frame, folders.fps or fps) if "reference motion" in beside else None
     beats = read_beats(beside["music"]) if "music" in beside else None
     flow = _read_flow(beside["flow"]) if "flow" in beside else None
-    return Clip(name, fps, **given, motion=motion, reference_motion=truth, beats=beats, flow=flow)
+    made = _read_made(main.with_suffix(".made.json")) if folders.generated and main.is_file() else {}
+    return Clip(name, fps, **given, motion=motion, reference_motion=truth, beats=beats, flow=flow, made=made)
+
+
+def _read_made(path: Path) -> dict[str, Any]:
+    """What our own commands say of how a video was made; nothing for videos of others."""
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it") from error
 
 
 def _fps_of(path: Path, fps: float | None) -> float:
@@ -299,13 +309,6 @@ def _read_flow(path: Path) -> Flow:
     if forward.ndim != 4 or forward.shape[-1] != 2 or seen.shape != forward.shape[:3]:
         raise UserError(f"{path}: flow {list(forward.shape)}, visible {list(seen.shape)}; expected [F-1,H,W,2] and [F-1,H,W]")
     return Flow(forward, seen)
-
-
-def write_motion(path: str | os.PathLike, motion: Motion) -> None:
-    """Writes a track of keypoints as `find_clips` and `champ-jax prepare` read it."""
-    arrays = {"keypoints": motion.keypoints, "confidence": motion.confidence, "size": np.asarray(motion.size), "fps": motion.fps}
-    with atomic_file(Path(path)) as file:
-        np.savez_compressed(file, **arrays)
 
 
 def find_tracks(out: Path, clip: Clip) -> dict[str, Motion]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from champ_jax.data.estimators import Estimator, open_estimator
 from champ_jax.data.faces import FaceModel, open_faces
+from champ_jax.data.pose_given import write_keypoints
 from champ_jax.data.tracks import follow
 from champ_jax.errors import UserError
-from champ_jax.evaluate.clips import Blocks, Clip, Frames, Motion, write_motion
+from champ_jax.evaluate.clips import Blocks, Clip, Frames, Motion
 from champ_jax.evaluate.dances import dance_features, dance_scores, pose_scores
 from champ_jax.evaluate.looks import Faces, Looks, embed_anywhere
 from champ_jax.evaluate.networks import Networks
@@ -122,6 +123,7 @@ def _judge_clip(clip: Clip, judge: Judge, sets: FeatureSets, part: Part, centre:
 
 def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, record, values, real) -> Motion | None:
     """Judges the frames; returns the motion in them: as given, or as the estimator sees it."""
+    _check_flow(clip)
     steady = Steadiness(clip.flow, judge.networks["raft"])
     looks = Looks(judge.networks, clip.photo)
     faces = Faces(judge.faces, clip.photo, centre) if judge.faces is not None and clip.photo is not None else None
@@ -167,6 +169,9 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
     if "warp_error" in values:
         part.labels["warp_error"] = f"flow: {steady.source}"
         record["series"] |= steady.series()
+    if clip.made.get("seconds"):
+        values["frames_per_second"] = clip.made["frames"] / clip.made["seconds"]
+        values["first_frame_seconds"] = clip.made["first_frame_seconds"]
     if faces is not None:
         values |= faces.values()
         if not faces.photo_found:
@@ -178,7 +183,8 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
         record["notes"].append("the estimator finds nobody in the generated frames")
     elif judge.tracks is not None:
         judge.tracks.mkdir(parents=True, exist_ok=True)
-        write_motion(judge.tracks / f"{clip.name}.motion.npz", motion)
+        path = judge.tracks / f"{clip.name}.motion.npz"
+        write_keypoints(path, motion.keypoints, motion.confidence, motion.size, motion.fps)
     return motion
 
 
@@ -187,6 +193,16 @@ def _check_sizes(generated: np.ndarray, reference: np.ndarray) -> None:
     if generated.shape[1:] != reference.shape[1:]:
         sizes = [f"{video.shape[1]}x{video.shape[2]}" for video in (generated, reference)]
         raise UserError(f"generated frames are {sizes[0]} and reference frames {sizes[1]}; give --size HxW, to which both are scaled")
+
+
+def _check_flow(clip: Clip) -> None:
+    """Raises UserError for a given flow that is not of the reference's frames."""
+    if clip.flow is None or clip.reference is None:
+        return
+    size = next(clip.reference()).shape[:2]
+    if clip.flow.forward.shape[1:3] != size:
+        height, width = clip.flow.forward.shape[1:3]
+        raise UserError(f"its flow is of {height}x{width} pixels, and the reference frames are {size[0]}x{size[1]}")
 
 
 def _track(motion: Motion | None, fps: float, first: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -106,17 +107,19 @@ class Pipeline:
         guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, or a folder (see maps.load_guidance).
         pose: the photo's pose, as in `photo.load_photo`; only models with `reference_pose` look at it.
         fps: of the result. steps, guidance_scale: of sampling; on_progress(done, total) is called as it goes on.
-        sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map.
+        sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map; its
+        metadata says what made it and how long that took, compiling included.
         Raises UserError for images, maps or sizes that do not fit.
         """
+        began = time.perf_counter()
         size = self._check_size(size)
         settings = self._sample_settings(steps, guidance_scale, sampling)
         photo = load_photo(image, size, pose)
         if isinstance(guidance, (str, os.PathLike)):
             guidance, _ = load_guidance(guidance, self.kinds, size)
         self._check_guidance(guidance, size)
-        frames = self._render(photo, guidance, seed, settings, on_progress)
-        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source}
+        frames, first = self._render(photo, guidance, seed, settings, on_progress)
+        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source, **_times(began, first)}
         return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)
 
     def dance(
@@ -144,6 +147,7 @@ class Pipeline:
             raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; animate with guidance maps instead")
         if seconds is not None and not 0 < seconds < math.inf:
             raise UserError(f"seconds is {seconds}: give more than 0, or leave it away to dance to the whole song")
+        began = time.perf_counter()
         size = self._check_size(size)
         settings = self._sample_settings(steps, guidance_scale, sampling)
         photo = load_photo(image, size, pose)
@@ -152,9 +156,9 @@ class Pipeline:
         keypoints, confidence = music_to_pose(self, photo, audio, rate, duration)
         shown = self._video_frames(duration, len(keypoints))
         skeleton = draw_clip(keypoints[shown], confidence[shown], size)
-        frames = self._render(photo, {"dwpose": skeleton}, seed, settings, on_progress)
+        frames, first = self._render(photo, {"dwpose": skeleton}, seed, settings, on_progress)
         metadata = {
-            "seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source,
+            "seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source, **_times(began, first),
             "keypoints": keypoints, "confidence": confidence, "motion_fps": self.settings.motion_fps,
         }  # fmt: skip
         return Video(frames, self.settings.fps, skeleton, metadata)
@@ -165,8 +169,8 @@ class Pipeline:
         index = np.round(np.arange(count) * self.settings.motion_fps / self.settings.fps).astype(int)
         return np.minimum(index, poses - 1)
 
-    def _render(self, photo: Photo, guidance, seed: int, settings: SampleSettings, on_progress) -> np.ndarray:
-        """Frames u8 [F,H,W,3] of guidance maps {kind: u8 [F,H,W,3]}."""
+    def _render(self, photo: Photo, guidance, seed: int, settings: SampleSettings, on_progress) -> tuple[np.ndarray, float]:
+        """(frames u8 [F,H,W,3] of guidance maps {kind: u8 [F,H,W,3]}, the clock's time when the first of them was there)."""
         functions, params = self._functions, self.params
         skeleton = draw_clip(photo.keypoints[None], photo.confidence[None], photo.image.shape[:2])
         reference, context = functions.encode_photo(params, photo.image[None], skeleton)
@@ -180,7 +184,14 @@ class Pipeline:
         noise = initial_noise(seed, len(maps), (*grid, self.config.vae.latent_channels))
         conditions = Conditions(encoded, reference, context)
         latents = sample_latents(functions.denoise, params, noise, conditions, self.schedule, settings, on_progress)
-        return in_chunks(lambda chunk: functions.decode(params, chunk), latents[0], min(DECODE_FRAMES, len(maps)))
+        ready: list[float] = []
+
+        def decode(chunk: np.ndarray) -> np.ndarray:
+            images = np.asarray(functions.decode(params, chunk))
+            ready.append(time.perf_counter())
+            return images
+
+        return in_chunks(decode, latents[0], min(DECODE_FRAMES, len(maps))), ready[0]
 
     def _sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
         own = self.settings
@@ -213,6 +224,11 @@ class Pipeline:
                     f"guidance {kind} is {maps.dtype}{list(maps.shape)}: expected uint8 [{count or 'frames'},"
                     f"{size[0]},{size[1]},3], at least one frame and equally many of each kind"
                 )
+
+
+def _times(began: float, first: float) -> dict[str, float]:
+    """What a video took so far, and how long its first frame took: seconds since the clock showed `began`."""
+    return {"seconds": time.perf_counter() - began, "first_frame_seconds": first - began}
 
 
 class _Functions:

@@ -1,5 +1,6 @@
 """Videos in and out: a `Video` value, H.264 files with the song as AAC, and frames read back from a file."""
 
+import json
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from champ_jax.data.pose_given import write_keypoints
 from champ_jax.errors import UserError
 
 # Videos of a small model are hard to see at one pixel a pixel: the short side is enlarged to at least this much.
@@ -36,7 +38,8 @@ class Video:
         return len(self.frames) / self.fps
 
     def save(self, path: str | os.PathLike, audio: str | os.PathLike | None = None, min_side: int = MIN_SIDE) -> None:
-        """Writes `path` and, if there is a skeleton, `NAME.skeleton.mp4` beside it; `audio` is muxed into both.
+        """Writes `path` and what belongs to it: `NAME.made.json`, the metadata's plain values; if there is a skeleton,
+        `NAME.skeleton.mp4`; of a dance `NAME.motion.npz`, its keypoints. `audio` is muxed into both videos.
 
         min_side: frames are enlarged by the smallest whole factor that makes the short side this many pixels.
         Raises UserError when the place cannot be written or the song cannot be read.
@@ -44,6 +47,15 @@ class Video:
         write_video(path, self.frames, self.fps, audio, min_side)
         if self.skeleton is not None:
             write_video(skeleton_path(path), self.skeleton, self.fps, audio, min_side)
+        path, known = Path(path), self.metadata
+        if "keypoints" in known:
+            pose = known["keypoints"], known["confidence"]
+            write_keypoints(path.with_suffix(".motion.npz"), *pose, self.frames.shape[1:3], known["motion_fps"])
+        plain = {name: value for name, value in known.items() if isinstance(value, (str, int, float))}
+        made = {"frames": len(self.frames), "fps": self.fps, **plain}
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(made, indent=1) + "\n")
+        os.replace(partial, path.with_suffix(".made.json"))
 
 
 def skeleton_path(path: str | os.PathLike) -> Path:

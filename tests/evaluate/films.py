@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from champ_jax.evaluate.clips import Clip, Motion, frames_of, write_motion
+from champ_jax.data.pose_given import write_keypoints
+from champ_jax.evaluate.clips import Clip, Motion, frames_of
 from champ_jax.infer.photo import standing_body
 from champ_jax.infer.video import write_video
 from tests.metrics.real import recorded
@@ -43,6 +44,10 @@ def clips(count: int = 3, strength: float = 0.0) -> dict:
         return Clip(f"clip_{number}", 12.0, frames_of(generated), frames_of(truth), photo=truth[0])
 
     return {f"clip_{number}": lambda number=number: open_one(number) for number in range(count)}
+
+
+def write_motion(path: Path, motion: Motion) -> None:
+    write_keypoints(path, motion.keypoints, motion.confidence, motion.size, motion.fps)
 
 
 def save_folders(root: Path, count: int = 3, strength: float = 8.0) -> dict[str, Path]:
