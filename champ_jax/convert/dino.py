@@ -1,4 +1,4 @@
-"""DINO's towers, as facebookresearch stores them: embeddings for the consistency of a subject."""
+"""DINO's towers, as facebookresearch or transformers stores them: embeddings for the consistency of a subject."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import OWN_CONFIG, Component, Config, Format, Shapes
 from champ_jax.convert.mapping import Layout, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.dino import DINO as DINOModel
@@ -26,19 +26,59 @@ LAYOUT = Layout(
     ),
     kept={"head.*": "the head that training compared, which an embedding has no use for"},
 )
+VIT_LAYOUT = Layout(
+    rules=(
+        (r"^class_token$", "embeddings/cls_token"),
+        (r"^positions$", "embeddings/position_embeddings"),
+        (r"^patch/", "embeddings/patch_embeddings/projection/"),
+        (r"^norm_out/", "layernorm/"),
+        (r"^layer_(\d+)/", r"encoder/layer.\1/"),
+        (r"/norm1/", "/layernorm_before/"),
+        (r"/norm2/", "/layernorm_after/"),
+        (r"/to_q/", "/attention.attention.query/"),
+        (r"/to_k/", "/attention.attention.key/"),
+        (r"/to_v/", "/attention.attention.value/"),
+        (r"/to_out/", "/attention.output.dense/"),
+        (r"/ff_in/", "/intermediate.dense/"),
+        (r"/ff_out/", "/output.dense/"),
+    ),
+    kept={"pooler.*": "a layer behind the class token that DINO has not: transformers adds it with random weights"},
+)
 
 
 def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     """{"dino": ...}, all of it from the shapes."""
+    return {"dino": _tower(shapes, LAYOUT)}
+
+
+def vit_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
+    """{"dino": ...}. The epsilon is config.json's, and without one that of DINO's training."""
+    own = {name: value for name, value in config.items() if name != OWN_CONFIG}
+    tower = _tower(shapes, VIT_LAYOUT)
+    heads, epsilon = own.get("num_attention_heads"), own.get("layer_norm_eps", 1e-12 if own else 1e-6)
+    if heads is not None and heads * 64 != tower["hidden"]:
+        raise UserError(f"config.json says num_attention_heads {heads!r}: DINO's heads are 64 wide, of {tower['hidden']} channels.")
+    if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+        raise UserError(f"config.json says layer_norm_eps {epsilon!r}: expected a small number above 0.")
+    return {"dino": {**tower, "epsilon": float(epsilon), "fused": False}}
+
+
+def _tower(shapes: Shapes, layout: Layout) -> dict[str, Any]:
+    """What the shapes say of a tower whose names are the layout's."""
+    norm = re.escape(layout.name("layer_0/norm1/scale")).replace("0", r"\d+")
     try:
-        hidden, _, patch, _ = shapes["patch_embed.proj.weight"]
-        _, tokens, _ = shapes["pos_embed"]
-        layers = sum(bool(re.fullmatch(r"blocks\.\d+\.norm1\.weight", name)) for name in shapes)
-        intermediate = shapes["blocks.0.mlp.fc1.weight"][0]
+        hidden, _, patch, _ = shapes[layout.name("patch/kernel")]
+        _, tokens, _ = shapes[layout.name("positions")]
+        layers = sum(bool(re.fullmatch(norm, name)) for name in shapes)
+        intermediate = shapes[layout.name("layer_0/ff_in/kernel")][0]
     except (KeyError, ValueError) as error:
         raise UserError(f"a tower of DINO needs {error}") from error
     size = math.isqrt(tokens - 1) * patch
-    return {"dino": {"hidden": hidden, "intermediate": intermediate, "layers": layers, "patch": patch, "image_size": size}}
+    return {"hidden": hidden, "intermediate": intermediate, "layers": layers, "patch": patch, "image_size": size}
+
+
+def _components(layout: Layout):
+    return lambda config: {"dino": Component(abstract(DINOModel, DINOConfig(**config["dino"])), layout)}
 
 
 DINO = Format(
@@ -47,5 +87,17 @@ DINO = Format(
     # DINOv2's have layer scales and registers.
     foreign=("blocks.0.ls1.gamma", "register_tokens"),
     geometry=geometry,
-    components=lambda config: {"dino": Component(abstract(DINOModel, DINOConfig(**config["dino"])), LAYOUT)},
+    components=_components(LAYOUT),
+)
+
+
+VIT = Format(
+    title="a vision transformer of DINO, transformers",
+    signature=("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", "layernorm.weight"),
+    # DINOv2's, of transformers.
+    foreign=("encoder.layer.0.layer_scale1.lambda1", "embeddings.register_tokens"),
+    geometry=vit_geometry,
+    components=_components(VIT_LAYOUT),
+    fixed={"hidden_act": "gelu", "qkv_bias": True},
+    classes=("vit",),
 )

@@ -112,6 +112,7 @@ KINDS: dict[str, Kind] = {
     "i3d": _single(perceptual.I3D, writes=False),
     "resnet3d": _single(perceptual.RESNET3D, writes=False),
     "dino": _single(dino.DINO, writes=False),
+    "dino-vit": _single(dino.VIT, writes=False),
     "raft": _single(flow.RAFT, writes=False),
 }
 

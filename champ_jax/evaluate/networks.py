@@ -44,7 +44,7 @@ FILES = {
     "i3d": "i3d_pretrained_400.pt of DisCo",
     "resnet3d": "resnet-50-kinetics.pth of DisCo",
     "clip": "CLIP's vision tower, such as image_encoder/ of CHAMP",
-    "dino": "dino_vitbase16_pretrain.pth of DINO",
+    "dino": "dino_vitbase16_pretrain.pth of DINO, or dino-vitb16 of transformers",
     "raft": "raft-things.pth of RAFT",
 }
 """What each network's published file is called, for whoever lacks it."""
@@ -214,7 +214,7 @@ def _clip(parts: dict[str, Component]) -> Network:
 
 
 def _dino(parts: dict[str, Component]) -> Network:
-    """u8 [B,H,W,3] -> embeddings [B,D]; whole frames squeezed to 224 pixels, as VBench does."""
+    """u8 [B,H,W,3] -> embeddings [B,D]; whole frames squeezed to a square, whatever their shape."""
     part = parts["dino"]
     config = DINOConfig(**part.config)
     network = _network(parts, lambda: DINO(config, ParamKeys(0)), part.params, lambda model, images: model(dino_pixels(images)))
@@ -250,7 +250,7 @@ BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Component]], Netw
 
 
 def resize_frames(frames: np.ndarray, side: int) -> np.ndarray:
-    """u8 [F,H,W,3] as squares of `side` pixels, bicubic with smoothing by PIL, as DisCo and VBench resize."""
+    """u8 [F,H,W,3] as squares of `side` pixels, bicubic with smoothing by PIL, as DisCo resizes."""
     if frames.shape[1:3] == (side, side):
         return frames
     return np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)) for frame in frames])

@@ -17,7 +17,6 @@ from champ_jax.nn.policy import Policy
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0..1."""
-EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,8 @@ class DINOConfig:
       layers: of the transformer.
       patch: pixels along the side of one token's square.
       image_size: pixels along the side of the image.
+      epsilon: added to the variances of the norms.
+      fused: whether one matrix gives queries, keys and values, as facebookresearch stores them, or three as in transformers.
     """
 
     hidden: int = 768
@@ -37,6 +38,8 @@ class DINOConfig:
     layers: int = 12
     patch: int = 16
     image_size: int = 224
+    epsilon: float = 1e-6
+    fused: bool = True
 
     def __post_init__(self):
         if self.hidden % 64:
@@ -53,26 +56,29 @@ class DINOConfig:
         return 1 + (self.image_size // self.patch) ** 2
 
 
-def _norm(width: int, rngs: nnx.Rngs, policy: Policy):
-    return nnx.LayerNorm(width, epsilon=EPSILON, dtype=policy.compute, param_dtype=policy.param, use_fast_variance=False, rngs=rngs)
+def _norm(config: DINOConfig, rngs: nnx.Rngs, policy: Policy):
+    precision = {"dtype": policy.compute, "param_dtype": policy.param}
+    return nnx.LayerNorm(config.hidden, epsilon=config.epsilon, use_fast_variance=False, rngs=rngs, **precision)
 
 
 class Layer(nnx.Module):
-    """Pre-norm transformer layer, with queries, keys and values from one matrix."""
+    """Pre-norm transformer layer; all linear layers have biases."""
 
     def __init__(self, config: DINOConfig, rngs: nnx.Rngs, policy: Policy):
         width = config.hidden
-        self.heads = config.heads
-        self.norm1 = _norm(width, rngs, policy)
-        self.to_qkv = linear(width, 3 * width, rngs, policy)
+        self.heads, self.fused = config.heads, config.fused
+        self.norm1 = _norm(config, rngs, policy)
+        for name in ("to_qkv",) if config.fused else ("to_q", "to_k", "to_v"):
+            setattr(self, name, linear(width, 3 * width if config.fused else width, rngs, policy))
         self.to_out = linear(width, width, rngs, policy)
-        self.norm2 = _norm(width, rngs, policy)
+        self.norm2 = _norm(config, rngs, policy)
         self.ff_in = linear(width, config.intermediate, rngs, policy)
         self.ff_out = linear(config.intermediate, width, rngs, policy)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,N,D] -> [B,N,D]."""
-        parts = jnp.split(self.to_qkv(self.norm1(x)), 3, axis=-1)
+        normed = self.norm1(x)
+        parts = jnp.split(self.to_qkv(normed), 3, axis=-1) if self.fused else (self.to_q(normed), self.to_k(normed), self.to_v(normed))
         x = x + self.to_out(attend(*(part.reshape(*x.shape[:-1], self.heads, -1) for part in parts)).reshape(x.shape))
         return x + self.ff_out(jax.nn.gelu(self.ff_in(self.norm2(x)), approximate=False))
 
@@ -89,7 +95,7 @@ class DINO(nnx.Module):
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, config.tokens, width), policy.param))
         for i in range(config.layers):
             setattr(self, f"layer_{i}", Layer(config, rngs, policy))
-        self.norm_out = _norm(width, rngs, policy)
+        self.norm_out = _norm(config, rngs, policy)
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
         """The class token after the last norm, of normalised pixels [B,S,S,3], S the image size -> [B,D].

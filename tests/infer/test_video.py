@@ -1,5 +1,7 @@
 """Video files: sizes, colours, sound as long as the picture, and nothing half written."""
 
+import json
+
 import av
 import numpy as np
 import pytest
@@ -62,8 +64,9 @@ def test_sound_is_as_long_as_the_picture(tmp_path, song, count):
 
 def test_skeleton_lies_beside_the_video(tmp_path):
     frames = _frames()
-    Video(frames, 12, skeleton=frames[..., ::-1]).save(tmp_path / "dance.mp4", min_side=1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dance.mp4", "dance.skeleton.mp4"]
+    Video(frames, 12, skeleton=frames[..., ::-1], metadata={"seed": 3}).save(tmp_path / "dance.mp4", min_side=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dance.made.json", "dance.mp4", "dance.skeleton.mp4"]
+    assert json.loads((tmp_path / "dance.made.json").read_text()) == {"frames": len(frames), "fps": 12, "seed": 3}
     assert skeleton_path("x/dance.mp4").name == "dance.skeleton.mp4"
 
 

@@ -16,6 +16,7 @@ from flax import nnx
 from champ_jax.checkpoint.tensors import LazyArray
 from champ_jax.convert import dino, flow
 from champ_jax.convert.formats import read
+from champ_jax.convert.kinds import KINDS, of_shapes
 from champ_jax.errors import UserError
 from champ_jax.evaluate.networks import Component, Networks
 from champ_jax.models.animator import merge, split
@@ -26,7 +27,7 @@ from tests.parity.formats import materialise
 from tests.seeded import seeded, seeded_state
 
 RECORDED = Path(__file__).resolve().parents[1] / "fixtures" / "torch"
-FORMATS = {"raft": flow.RAFT, "dino": dino.DINO}
+FORMATS = {"raft": flow.RAFT, "dino": dino.DINO, "vit": dino.VIT}
 
 
 @functools.cache
@@ -37,6 +38,8 @@ def recorded(name):
 
 @functools.cache
 def state(name):
+    if name == "vit":
+        return vit_state()
     shapes = {key: tuple(shape) for key, shape in json.loads(str(recorded(name)["shapes"])).items()}
     weights = seeded_state(shapes)
     if name == "raft":
@@ -44,10 +47,20 @@ def state(name):
     return {key: LazyArray(value.shape, value.dtype, lambda value=value: value) for key, value in weights.items()}
 
 
-@functools.cache
-def loaded(name):
-    weights = read(state(name), {}, FORMATS[name], name)
-    return weights.config[name], materialise(weights.params[name])
+def vit_state():
+    """DINO's seeded weights under transformers' names, and a pooler."""
+    shapes, names = (json.loads(str(recorded("dino")[f"vit/{key}"])) for key in ("shapes", "names"))
+    found = {key: np.zeros(shape, np.float32) for key, shape in shapes.items() if key.startswith("pooler.")}
+    for key, others in names.items():
+        found |= zip(others, np.split(np.asarray(state("dino")[key]), len(others)))
+    assert {key: list(value.shape) for key, value in found.items()} == shapes
+    return {key: LazyArray(found[key].shape, found[key].dtype, lambda value=found[key]: value) for key in shapes}
+
+
+def loaded(name, file_config=None):
+    weights = read(state(name), file_config or {}, FORMATS[name], name)
+    ((component, params),) = weights.params.items()
+    return weights.config[component], materialise(params)
 
 
 def run(model, config, params, function, *inputs):
@@ -81,13 +94,30 @@ def test_dino(compare):
         jax.eval_shape(lambda: DINO(DINOConfig(**config), ParamKeys(0))(jnp.zeros((1, 40, 48, 3))))
 
 
+def test_dino_of_transformers(compare):
+    """The same tower under other names, with the epsilon that its config.json says."""
+    pixels = seeded("dino/pixels", (2, 48, 48, 3))
+    config, params = loaded("vit")
+    assert config["epsilon"] == 1e-6
+    compare("dino/token, transformers", run(DINO, DINOConfig(**config), params, DINO.__call__, pixels), recorded("dino")["token"])
+    said = json.loads(str(recorded("dino")["vit/config"]))
+    config, params = loaded("vit", said)
+    compare("dino/token, large epsilon", run(DINO, DINOConfig(**config), params, DINO.__call__, pixels), recorded("dino")["vit/coarse"])
+    wrong = {"num_attention_heads": 4, "layer_norm_eps": "small", "hidden_act": "relu", "qkv_bias": False, "model_type": "dinov2"}
+    for key, value in wrong.items():
+        with pytest.raises(UserError, match=str(value)):
+            loaded("vit", said | {key: value})
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_name_is_accounted_for(name):
     format, whole = FORMATS[name], state(name)
-    assert format.matches({key: value.shape for key, value in whole.items()})
+    shapes = {key: value.shape for key, value in whole.items()}
+    assert format.matches(shapes) and KINDS[of_shapes(shapes)].format is format
     weights = read(whole, {}, format, name)
-    assert len(weights.kept) == sum("downsample.1" in key or "num_batches" in key for key in whole)
-    lost = next(key for key in reversed(whole) if key.endswith("weight") and key not in format.signature and "downsample.1" not in key)
+    aside = [key for key in whole if any(part in key for part in ("downsample.1", "num_batches", "pooler."))]
+    assert sorted(weights.kept) == sorted(aside) and weights.reasons.keys() == set(aside)
+    lost = next(key for key in reversed(whole) if key.endswith("weight") and key not in (*format.signature, *aside))
     for wrong in (
         {key: value for key, value in whole.items() if key != lost},
         {key.replace(lost, f"{lost}_other"): value for key, value in whole.items()},
