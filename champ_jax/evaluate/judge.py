@@ -158,8 +158,9 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
         which = " and ".join(("the generated video", "the reference", "the mask")[number] for number in blocks.longer)
         record["notes"].append(f"{which} goes on after frame {count}; what has no partner is not judged")
     for name, frames in scores.items():
-        finite = mean_finite(frames)
-        values[name] = float("inf") if np.isinf(frames).all() else finite
+        mean = float("inf") if np.isinf(frames).all() else mean_finite(frames)
+        if not np.isnan(mean):
+            values[name] = mean
         if same := int(np.isinf(frames).sum()):
             record["notes"].append(f"{same} frames are equal to the reference: they stay out of the mean of {name}")
     record["series"] = {name: [round(float(v), 6) for v in frames] for name, frames in scores.items()}
@@ -169,7 +170,7 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
     if "warp_error" in values:
         part.labels["warp_error"] = f"flow: {steady.source}"
         record["series"] |= steady.series()
-    if clip.made.get("seconds"):
+    if {"seconds", "frames", "first_frame_seconds"} <= clip.made.keys():
         values["frames_per_second"] = clip.made["frames"] / clip.made["seconds"]
         values["first_frame_seconds"] = clip.made["first_frame_seconds"]
     if faces is not None:
@@ -199,7 +200,8 @@ def _check_flow(clip: Clip) -> None:
     """Raises UserError for a given flow that is not of the reference's frames."""
     if clip.flow is None or clip.reference is None:
         return
-    size = next(clip.reference()).shape[:2]
+    first = next(clip.reference(), None)
+    size = clip.flow.forward.shape[1:3] if first is None else first.shape[:2]
     if clip.flow.forward.shape[1:3] != size:
         height, width = clip.flow.forward.shape[1:3]
         raise UserError(f"its flow is of {height}x{width} pixels, and the reference frames are {size[0]}x{size[1]}")

@@ -105,14 +105,16 @@ def _of_clips(part: Part, judge: Judge) -> dict[str, Row]:
         if not values:
             continue
         finite = [value for value in values if math.isfinite(value)]
+        equal = len(values) - len(finite) if finite else 0
         real = [record["real"][name] for record in part.records if math.isfinite(record["real"].get(name, math.nan))]
         rows[name] = _row(
             name,
             float(np.mean(finite)) if finite else math.inf,
-            len(values),
+            len(values) - equal,
             stats.bootstrap_mean(finite),
             real=float(np.mean(real)) if real else None,
             through=_through(name, part, judge),
+            note=f"without {equal} clips that are equal to the reference" if equal else "",
         )
     return rows
 
