@@ -124,6 +124,7 @@ def print_table(results: dict) -> None:
         if row["n"] and row["note"]:
             notes.setdefault(row["note"], []).append(row["title"])
     for note, titles in notes.items():
-        print(f"note: {note} ({', '.join(titles)})", file=sys.stderr)
+        more = f" and {len(titles) - 4} more" if len(titles) > 4 else ""
+        print(f"note: {note} ({', '.join(titles[:4])}{more})", file=sys.stderr)
     empty = sum(not row["n"] for row in results["metrics"])
     print(f"{empty} metrics were not measured: the report says why" if empty else "all metrics were measured")

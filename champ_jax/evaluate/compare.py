@@ -10,7 +10,7 @@ from champ_jax.errors import UserError
 from champ_jax.evaluate import page
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.files import plain, read_results, write_csv, write_text
-from champ_jax.evaluate.report import SIGNIFICANT, difference, facts, shown, verdict
+from champ_jax.evaluate.report import SIGNIFICANT, difference, facts, shown, titled, verdict
 
 
 def compare_runs(paths: list[Path]) -> dict[str, Any]:
@@ -69,8 +69,7 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> Path:
     rows, lines = [], []
     for metric in comparison["metrics"]:
         name, values = metric["name"], metric["values"]
-        unit = METRICS[name].unit
-        cells: list[page.Cell] = [metric["title"] + (f", {unit}" if unit else ""), (shown(name, values[0]), values[0], "")]
+        cells: list[page.Cell] = [titled(name), (shown(name, values[0]), values[0], "")]
         line = {"metric": name, names[0]: values[0]}
         for run, value, change in zip(names[1:], values[1:], metric["changes"][1:]):
             cells.append((shown(name, value), value, ""))

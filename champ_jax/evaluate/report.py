@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from champ_jax.evaluate import page
-from champ_jax.evaluate.catalogue import HIGHER, METRICS, REAL
+from champ_jax.evaluate.catalogue import HIGHER, LOWER, METRICS, REAL
 from champ_jax.evaluate.chart import chart
 from champ_jax.evaluate.clips import Blocks, Clip, Motion, find_tracks
 from champ_jax.evaluate.files import write_text
@@ -26,6 +26,7 @@ SHOWN_FRAMES, SHOWN_HEIGHT = 240, 360
 WORST_BY = ("lpips_alex", "lpips_vgg", "psnr", "pck_10", "beat_corrected", "energy_ratio")
 """What decides which clips are the worst: the first of these that there is."""
 SIGNIFICANT = 0.05
+ARROWS = {HIGHER: "↑", LOWER: "↓", REAL: "≈"}
 Results = Mapping[str, Any]
 
 
@@ -64,6 +65,12 @@ def shown(name: str, value: float | None) -> str:
     return "∞" if math.isinf(value) else f"{value:.{METRICS[name].decimals}f}"
 
 
+def titled(name: str) -> str:
+    """A metric's title with its unit and an arrow to where it is better."""
+    metric = METRICS[name]
+    return f"{metric.title}{f', {metric.unit}' if metric.unit else ''} {ARROWS[metric.better]}"
+
+
 def difference(name: str, results: Results, baseline: Results) -> Difference:
     """Of a metric of clips: this run less the baseline, clip by clip."""
     ours = {record["name"]: record["values"].get(name, math.nan) for record in results["records"]}
@@ -81,9 +88,9 @@ def verdict(name: str, change: float, p: float) -> str:
 
 def metric_table(results: Results, baseline: Results | None) -> str:
     """All metrics that have a value; with a baseline, its value, the difference and its p beside each."""
-    header = ["metric", "group", "value", "95 % interval", "better", "real", "n", "through", "note"]
+    header = ["metric", "group", "value", "95 % interval", "real", "n", "notes"]
     if baseline is not None:
-        header[6:6] = ["baseline", "difference", "p"]
+        header[5:5] = ["baseline", "difference", "p"]
     theirs = {row["name"]: row for row in baseline["metrics"]} if baseline is not None else {}
     rows = []
     for row in results["metrics"]:
@@ -91,13 +98,13 @@ def metric_table(results: Results, baseline: Results | None) -> str:
             continue
         name, value = row["name"], row["value"]
         interval = "" if row["low"] is None else f"{shown(name, row['low'])} to {shown(name, row['high'])}"
-        title = row["title"] + (f", {row['unit']}" if row["unit"] else "")
+        title = titled(name)
         real = row["real"] if row["real"] is not None else math.nan
-        cells = [title, row["group"], (shown(name, value), value, ""), interval, row["better"], (shown(name, real), real, "")]
+        cells = [title, row["group"], (shown(name, value), value, ""), interval, (shown(name, real), real, "")]
         if baseline is not None:
             cells += _against(name, value, theirs.get(name), results, baseline)
-        rows.append([*cells, row["n"], row["through"], row["note"]])
-    return page.table(header, rows, text=(len(header) - 2, len(header) - 1))
+        rows.append([*cells, row["n"], "; ".join(filter(None, [row["through"], row["note"]]))])
+    return page.table(header, rows, "↑ higher is better, ↓ lower, ≈ as near to the real video's as can be", text=(len(header) - 1,))
 
 
 def _against(name: str, value: float, other: Mapping | None, results: Results, baseline: Results) -> list[page.Cell]:
