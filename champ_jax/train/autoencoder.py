@@ -19,6 +19,8 @@ from champ_jax.config import write_record
 from champ_jax.data import transforms
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
+from champ_jax.evaluate.quality import frame_scores
+from champ_jax.metrics.image import mean_finite
 from champ_jax.models.animator import Params
 from champ_jax.models.vae import LOGVAR_RANGE, VAEConfig
 from champ_jax.train.log import MetricLog
@@ -69,6 +71,13 @@ def _patches(image: np.ndarray, patch: int) -> np.ndarray:
     return x.reshape(-1, patch * patch * channels)
 
 
+def _from_patches(rows: np.ndarray, shape: tuple[int, ...], patch: int) -> np.ndarray:
+    """The inverse of `_patches` for an image of this shape."""
+    height, width, channels = shape
+    x = rows.reshape(height // patch, width // patch, patch, patch, channels).swapaxes(1, 2)
+    return x.reshape(shape)
+
+
 def fit_autoencoder(statistics: PatchStatistics, config: VAEConfig) -> tuple[Params, VAEConfig]:
     """(float32 parameters of a VAE without convolutions, its configuration with the scaling to unit variance).
 
@@ -99,7 +108,7 @@ def train(config, workdir: str | Path) -> dict[str, Any]:
     """Fits the autoencoder that `config` describes to records, and writes it as weights of one component.
 
     config: a ConfigDict as in configs/demo_vae.py. workdir: gets metrics and `weights/vae`.
-    Returns {"steps" (frames read), "seconds", "psnr", "psnr_person" (dB, of all frames), "scaling", "weights": path}.
+    Returns {"steps" (frames read), "seconds", "psnr", "psnr_person" (dB, means over frames), "scaling", "weights": path}.
     Raises UserError for records or geometry that cannot be used.
     """
     workdir, started = Path(workdir), time.monotonic()
@@ -116,15 +125,17 @@ def train(config, workdir: str | Path) -> dict[str, Any]:
 
 
 def _quality(frames: list[tuple[np.ndarray, np.ndarray]], params: Params, patch: int) -> tuple[float, float]:
-    """PSNR in dB of encoding and decoding, over all pixels and over the person's."""
+    """Mean PSNR in dB of encoded and decoded frames, and of the persons in them."""
     basis, mean = params["post_quant_conv"]["kernel"], params["post_quant_conv"]["bias"]
-    squares = np.zeros((2, 2))
+    found: dict[str, list[float]] = {"psnr": [], "psnr_person": []}
     for frame, mask in frames:
         rows = _patches(frame.astype(np.float32) / 127.5 - 1.0, patch) - mean
-        error = np.square(rows - rows @ basis.T @ basis).reshape(len(rows), -1, 3).mean(-1)
-        person = _patches(mask[..., None] > 0, patch)
-        squares += [[error.sum(), error.size], [error[person].sum(), person.sum()]]
-    return tuple(10.0 * np.log10(4.0 * squares[:, 1] / np.maximum(squares[:, 0], 1e-10)))
+        decoded = _from_patches(rows @ basis.T @ basis + mean, frame.shape, patch)
+        pixels = np.round((decoded + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
+        scores = frame_scores(frame[None], pixels[None], mask=mask[None])
+        for name, values in found.items():
+            values.extend(scores[name])
+    return mean_finite(found["psnr"]), mean_finite(found["psnr_person"])
 
 
 def load_frames(directory: str | Path, split: str, size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
