@@ -165,7 +165,7 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
             record["notes"].append(f"{same} frames are equal to the reference: they stay out of the mean of {name}")
     record["series"] = {name: [round(float(v), 6) for v in frames] for name, frames in scores.items()}
     for found in (steady.values(), looks.values()):
-        values |= {name: pair[0] for name, pair in found.items()}
+        values |= {name: pair[0] for name, pair in found.items() if not np.isnan(pair[0])}
         real |= {name: pair[1] for name, pair in found.items()}
     if "warp_error" in values:
         part.labels["warp_error"] = f"flow: {steady.source}"
