@@ -10,6 +10,8 @@ from typing import Any
 
 from champ_jax.pose.skeleton import COLOURS, LIMBS
 
+SHOWN_LEAST = 240
+"""Pixels of height at which a player shows its frames at least."""
 Cell = Any
 """Of a table: text, a number, or (what is shown, the value it is sorted by, a class such as "good")."""
 
@@ -91,7 +93,9 @@ def player(title: str, data: bytes, about: Mapping[str, Any], caption: str = "")
     views = {"generated": "generated"}
     if about["reference"]:
         views |= {"reference": "reference", "difference": "difference, 4 times"}
-    size = f"width={about['width']} height={about['height']}"
+    # Small frames are enlarged to be seen; the canvas keeps their pixels.
+    wide = round(about["width"] * max(about["height"], SHOWN_LEAST) / about["height"])
+    size = f"width={about['width']} height={about['height']} style='width:{wide}px'"
     canvases = "".join(
         f"<figure><canvas data-view={view} {size}></canvas><figcaption>{name}</figcaption></figure>" for view, name in views.items()
     )
