@@ -19,8 +19,7 @@ from champ_jax.config import write_record
 from champ_jax.data import transforms
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
-from champ_jax.evaluate.quality import frame_scores
-from champ_jax.metrics.image import mean_finite
+from champ_jax.metrics.image import masked_psnr, mean_finite, psnr
 from champ_jax.models.animator import Params
 from champ_jax.models.vae import LOGVAR_RANGE, VAEConfig
 from champ_jax.train.log import MetricLog
@@ -127,15 +126,14 @@ def train(config, workdir: str | Path) -> dict[str, Any]:
 def _quality(frames: list[tuple[np.ndarray, np.ndarray]], params: Params, patch: int) -> tuple[float, float]:
     """Mean PSNR in dB of encoded and decoded frames, and of the persons in them."""
     basis, mean = params["post_quant_conv"]["kernel"], params["post_quant_conv"]["bias"]
-    found: dict[str, list[float]] = {"psnr": [], "psnr_person": []}
+    whole, person = [], []
     for frame, mask in frames:
         rows = _patches(frame.astype(np.float32) / 127.5 - 1.0, patch) - mean
         decoded = _from_patches(rows @ basis.T @ basis + mean, frame.shape, patch)
         pixels = np.round((decoded + 1.0) * 127.5).clip(0, 255).astype(np.uint8)
-        scores = frame_scores(frame[None], pixels[None], mask=mask[None])
-        for name, values in found.items():
-            values.extend(scores[name])
-    return mean_finite(found["psnr"]), mean_finite(found["psnr_person"])
+        whole.extend(psnr(frame[None], pixels[None]))
+        person.extend(masked_psnr(frame[None], pixels[None], mask[None]))
+    return mean_finite(whole), mean_finite(person)
 
 
 def load_frames(directory: str | Path, split: str, size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
