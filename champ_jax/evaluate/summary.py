@@ -73,6 +73,8 @@ def _missing(name: str, judge: Judge, reasons: Mapping[str, str]) -> Row:
     metric = METRICS[name]
     network = metric.network
     why = reasons.get(name) or (judge.networks.missing(network) if network and not judge.networks[network] else NEEDS.get(metric.group, ""))
+    if name in ("frames_per_second", "first_frame_seconds"):
+        why = "needs NAME.made.json beside the videos, as champ-jax dance and animate leave it"
     if name == "ms_ssim":
         why = "needs frames of 176 pixels and more" if judge.protocol != DISCO else "is not part of this protocol"
     return _row(name, math.nan, 0, note=why)
