@@ -228,7 +228,7 @@ def print_summary(metrics: dict[str, Any], out: Path, report: Path) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON under a temporary name and renames it, so that a stop leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
+    """Writes JSON, whole or not at all."""
+    from champ_jax.evaluate.files import write_text
+
+    write_text(path, json.dumps(values, indent=2) + "\n")

@@ -19,7 +19,6 @@ class Looks:
         self._first: dict[tuple[str, int], np.ndarray] = {}
         self._last: dict[tuple[str, int], np.ndarray] = {}
         self._found: dict[str, tuple[list, list]] = {}
-        self._photo = photo
         self._photo_style = self._photo_clip = None
         if photo is not None and networks["style"]:
             self._photo_style = networks["style"].call(photo[None])

@@ -24,16 +24,19 @@ SIDES = {"resnet3d": 112, "i3d": 224}
 
 @dataclass
 class Features:
-    """Of one network: moments of each side and group {(side, group): Moments}, and a sample of each side."""
+    """Of one network: moments of each side and group {(side, group): Moments}, and, for KID, a sample of each side."""
 
     moments: dict[tuple[int, int], frechet.Moments] = field(default_factory=dict)
     samples: dict[int, frechet.Sample] = field(default_factory=dict)
 
-    def add(self, side: int, group: int, features: np.ndarray, name: str, first: int) -> None:
-        """Features [n,D], numbered from `first` of the clip `name`, of side 0 (generated) or 1 (reference)."""
+    def add(self, side: int, group: int, features: np.ndarray) -> None:
+        """Features [n,D] of side 0 (generated) or 1 (reference)."""
         new = frechet.Moments.of(features)
         key = (side, group)
         self.moments[key] = frechet.merge(self.moments[key], new) if key in self.moments else new
+
+    def add_sample(self, side: int, group: int, features: np.ndarray, name: str, first: int) -> None:
+        """The same features for the sample; they are numbered from `first` of the clip `name`."""
         sample = self.samples.get(side) or frechet.Sample.empty(SAMPLES, features.shape[1])
         self.samples[side] = frechet.add_features(sample, features, name, first, group)
 
@@ -83,7 +86,9 @@ class FeatureSets:
         for side, frames in enumerate((generated, reference)):
             for metric, network in self.networks.items():
                 if metric == "fid":
-                    self.features[metric].add(side, self._group, network.call(frames), self._name, self._seen[side])
+                    features = network.call(frames)
+                    self.features[metric].add(side, self._group, features)
+                    self.features[metric].add_sample(side, self._group, features, self._name, self._seen[side])
                 else:
                     self._add_windows(metric, network, side, resize_frames(frames, SIDES[NETWORKS[metric]]))
             self._seen[side] += len(frames)
@@ -91,12 +96,12 @@ class FeatureSets:
     def _add_windows(self, metric: str, network: Network, side: int, frames: np.ndarray) -> None:
         key = (metric, side)
         joined = np.concatenate([self._tails[key], frames]) if key in self._tails else frames
-        step, place = (1 if self.overlapping else WINDOW), 0
-        first = self._seen[side] - (len(joined) - len(frames))
+        step, place, found = (1 if self.overlapping else WINDOW), 0, []
         while place + WINDOW <= len(joined):
-            features = network.call(joined[None, place : place + WINDOW])
-            self.features[metric].add(side, self._group, features, self._name, first + place)
+            found.append(network.call(joined[None, place : place + WINDOW]))
             place += step
+        if found:  # all at once: moments of wide features cost as much for one as for many
+            self.features[metric].add(side, self._group, np.concatenate(found))
         self._tails[key] = joined[place:]
 
     def distances(self) -> dict[str, Distance]:

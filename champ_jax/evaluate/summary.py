@@ -11,6 +11,7 @@ import champ_jax
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.dances import FEATURES
 from champ_jax.evaluate.judge import Judge, Part
+from champ_jax.evaluate.networks import Network
 from champ_jax.evaluate.quality import DISCO
 from champ_jax.evaluate.sets import FeatureSets
 from champ_jax.metrics import dance, frechet, stats
@@ -52,7 +53,7 @@ def summarise(part: Part, judge: Judge, efficiency: Mapping[str, Any] | None = N
         "resolution": [f"{height}x{width}" for height, width in sizes],
         "clips": len(part.records),
         "frames": sum(record["frames"] for record in part.records),
-        "weights": {file: digest for name in METRICS if (label := _network(name, judge)) for file, digest in label.items()},
+        "weights": {file: digest for name in METRICS if (network := _network(name, judge)) for file, digest in network.files.items()},
         "metrics": rows,
         "records": part.records,
     }
@@ -71,8 +72,8 @@ def _row(name: str, value: float, n: int, interval=stats.NONE, **more: Any) -> R
 
 def _missing(name: str, judge: Judge, reasons: Mapping[str, str]) -> Row:
     metric = METRICS[name]
-    network = metric.network
-    why = reasons.get(name) or (judge.networks.missing(network) if network and not judge.networks[network] else NEEDS.get(metric.group, ""))
+    absent = metric.network and _network(name, judge) is None
+    why = reasons.get(name) or (judge.networks.missing(metric.network) if absent else NEEDS.get(metric.group, ""))
     if name in ("frames_per_second", "first_frame_seconds"):
         why = "needs NAME.made.json beside the videos, as champ-jax dance and animate leave it"
     if name == "ms_ssim":
@@ -84,19 +85,17 @@ def _shown_missing(name: str, judge: Judge) -> bool:
     return name not in API_ONLY and (judge.protocol == DISCO or not name.endswith("_compat"))
 
 
-def _network(name: str, judge: Judge) -> dict[str, str]:
+def _network(name: str, judge: Judge) -> Network | None:
     network = METRICS[name].network
-    found = judge.networks[network] if network else None
-    return found.files if found else {}
+    return judge.networks[network] if network else None
 
 
 def _through(name: str, part: Part, judge: Judge) -> str:
     """What a metric looked through, in words with hashes."""
     if METRICS[name].group == "Identity" and judge.faces is not None and name != "identity_top1":
         return judge.faces.name
-    network = METRICS[name].network
-    found = judge.networks[network] if network else None
-    return found.label if found else part.labels.get(name, "")
+    network = _network(name, judge)
+    return network.label if network else part.labels.get(name, "")
 
 
 def _of_clips(part: Part, judge: Judge) -> dict[str, Row]:

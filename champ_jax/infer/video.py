@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from champ_jax.checkpoint.tensors import atomic_file
 from champ_jax.data.pose_given import write_keypoints
 from champ_jax.errors import UserError
 
@@ -53,9 +54,8 @@ class Video:
             write_keypoints(path.with_suffix(".motion.npz"), *pose, self.frames.shape[1:3], known["motion_fps"])
         plain = {name: value for name, value in known.items() if isinstance(value, (str, int, float))}
         made = {"frames": len(self.frames), "fps": self.fps, **plain}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(made, indent=1) + "\n")
-        os.replace(partial, path.with_suffix(".made.json"))
+        with atomic_file(path.with_suffix(".made.json")) as file:
+            file.write(f"{json.dumps(made, indent=1)}\n".encode())
 
 
 def skeleton_path(path: str | os.PathLike) -> Path:

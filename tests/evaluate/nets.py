@@ -64,15 +64,22 @@ def networks(*components: str) -> Networks:
     return found
 
 
-def quick_inception() -> Network:
-    """In place of Inception, where only the distances of its features matter: mean colours of 4 x 4 places, and how they vary."""
+def _places(frames: np.ndarray) -> np.ndarray:
+    """[n,24] of frames [n,H,W,3]: mean colours of some of 4 x 4 places, and how much they vary."""
+    count, height, width, _ = frames.shape
+    places = frames.reshape(count, 4, height // 4, 4, width // 4, 3).astype(np.float32) / 255
+    return np.concatenate([places.mean((2, 4)).reshape(count, -1)[:, ::4], places.std((2, 4)).reshape(count, -1)[:, ::4]], 1)
 
-    def call(frames: np.ndarray) -> np.ndarray:
-        count, height, width, _ = frames.shape
-        places = frames.reshape(count, 4, height // 4, 4, width // 4, 3).astype(np.float32) / 255
-        return np.concatenate([places.mean((2, 4)).reshape(count, -1)[:, ::4], places.std((2, 4)).reshape(count, -1)[:, ::4]], 1)
 
-    return Network(call, {"inception.pth": "0" * 64})
+def quick(name: str) -> Network:
+    """In place of a large network, where only what is made of its features matters; of a window it gives the mean over its frames."""
+
+    def call(images: np.ndarray) -> np.ndarray:
+        if images.ndim == 4:
+            return _places(images)
+        return np.stack([_places(window).mean(0) for window in images])
+
+    return Network(call, {f"{name}.pth": "0" * 64})
 
 
 def save_alex(folder: Path) -> None:

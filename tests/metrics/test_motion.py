@@ -27,7 +27,7 @@ def test_energy_is_speed_in_torsos_whatever_the_size_and_rate():
     assert motion.motion_energy(keypoints, confidence, 24) == 0
 
 
-@pytest.mark.parametrize("fps", [12, 24, 60])
+@pytest.mark.parametrize("fps", [12, 24, 25, 30, 60])
 def test_movement_locked_to_the_beat_scores_high(fps):
     """Stops at every half second, as does a song at 120 bpm."""
     beats = np.arange(1, 20) * 0.5
