@@ -50,7 +50,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     clip = jnp.asarray(rng.standard_normal((1, args.frames, args.size, args.size, 16)), jnp.float32)
     context = jnp.zeros((1, 1, 64))
-    features = reference_features(merge(graphdef, params), clip[:, 0], context)
+    features = reference_features(merge(graphdef, params), clip[:, :1], context[:, None])
     projected = project_reference(merge(graphdef, params), features)
 
     @jax.jit
@@ -59,7 +59,7 @@ def main() -> None:
 
     @jax.jit
     def each_frame(params, clip, features):
-        repeated = {name: jnp.repeat(tokens, args.frames, 0) for name, tokens in features.items()}
+        repeated = jax.tree.map(lambda x: jnp.repeat(x, args.frames, 0), features)
         return merge(graphdef, params)(clip[0][:, None], 500, jnp.repeat(context, args.frames, 0), reference=repeated)
 
     np.testing.assert_allclose(denoise(params, clip, projected)[0], each_frame(params, clip, features)[:, 0], atol=1e-4)

@@ -98,8 +98,8 @@ def temporal_shapes(config: Config) -> dict[str, Any]:
 def split_temporal(params: Any) -> tuple[dict, dict]:
     """A UNet's parameters without and with only its temporal modules: two nested dicts."""
     flat = flatten_dict(params, sep="/")
-    spatial = {path: leaf for path, leaf in flat.items() if "/temporal_" not in path}
-    temporal = {path: leaf for path, leaf in flat.items() if "/temporal_" in path}
+    spatial = {path: leaf for path, leaf in flat.items() if "temporal_" not in path}
+    temporal = {path: leaf for path, leaf in flat.items() if "temporal_" in path}
     return unflatten_dict(spatial, sep="/"), unflatten_dict(temporal, sep="/")
 
 

@@ -1,8 +1,7 @@
-"""StableAnimator's face identity: tokens from a face embedding and an image embedding, and attention to them.
+"""Tokens of a face, which every spatial cross-attention reads through projections of its own (nn.identity).
 
-The tokens join the image token as context of every spatial cross-attention, where projections of their own (the adapter)
-read them. What that attention gives is moved to the mean and deviation of the one to the image token before it is added,
-so that no block meets numbers that it was not trained on.
+StableAnimator's FusionFaceId makes them from the face's embedding and the image's; without its layers what is left is the
+projection of IP-Adapter-FaceID, which knows the face alone.
 """
 
 from __future__ import annotations
@@ -15,13 +14,9 @@ from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
-from champ_jax.nn.attention import KeyValue
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import layer_norm, linear
 from champ_jax.nn.policy import Policy
-
-EPSILON = 1e-5
-
 
 @dataclasses.dataclass(frozen=True)
 class FaceIDConfig:
@@ -32,7 +27,7 @@ class FaceIDConfig:
       embedding: E, width of the face's embedding; ArcFace's by default.
       clip_width: Dc, width of the image's embedding.
       tokens: N, how many tokens a face becomes.
-      layers: of the transformer that reads the image's embedding.
+      layers: of the transformer that reads the image's embedding; with 0 the tokens are those of the face alone.
       heads: of its attentions, which are 64 wide each in StableAnimator.
       head_dim: width of a head.
       ff_mult: width of its feed-forwards, in widths.
@@ -48,7 +43,7 @@ class FaceIDConfig:
     ff_mult: int = 4
 
     def __post_init__(self):
-        if any(value < 1 for value in dataclasses.astuple(self)):
+        if any(value < (name != "layers") for name, value in dataclasses.asdict(self).items()):
             raise UserError(f"face_id: all sizes must be positive; got {self}.")
 
 
@@ -88,6 +83,8 @@ class FaceID(nnx.Module):
         self.proj_in = linear(config.embedding, 2 * config.embedding, rngs, policy)
         self.proj_out = linear(2 * config.embedding, config.tokens * width, rngs, policy)
         self.norm = layer_norm(width, rngs, policy)
+        if not config.layers:
+            return
         self.image_in = linear(config.clip_width, width, rngs, policy)
         for i in range(config.layers):
             setattr(self, f"layer_{i}", PerceiverLayer(config, rngs, policy))
@@ -111,6 +108,8 @@ class FaceID(nnx.Module):
         check_shape("image embedding", image, f"{face.shape[0]} L {config.clip_width}")
         tokens = self.proj_out(jax.nn.gelu(self.proj_in(face.astype(self.compute)), approximate=False))
         tokens = self.norm(tokens.reshape(-1, config.tokens, config.width))
+        if not config.layers:
+            return tokens
         latents, image = tokens, self.image_in(image.astype(self.compute))
         for i in range(config.layers):
             latents = getattr(self, f"layer_{i}")(latents, image)
@@ -144,33 +143,3 @@ class IDAdapter(nnx.Module):
 
 class _Place(nnx.Module):
     """A level of the UNet, or an attention of it, that holds parts of the adapter."""
-
-
-def like_in_distribution(x: jax.Array, other: jax.Array) -> jax.Array:
-    """x [B,N,D] with the mean and deviation of `other` [B,N,D], each over the tokens and channels of a row: [B,N,D]."""
-    values, wanted = x.astype(jnp.float32), other.astype(jnp.float32)
-    mean, deviation = _statistics(values)
-    wanted_mean, wanted_deviation = _statistics(wanted)
-    return ((values - mean) * (wanted_deviation / (deviation + EPSILON)) + wanted_mean).astype(x.dtype)
-
-
-def id_attention(queries: jax.Array, base: jax.Array, face: KeyValue, scale: float = 1.0) -> jax.Array:
-    """Adds what a cross-attention's queries find in the face tokens to what they found in the context.
-
-    Args:
-      queries: [B,N,K,d].
-      base: [B,N,K*d], the attention to the context, before its output layer. A context of one token makes it the same for
-        every query; then all of its deviation is among the channels.
-      face: keys and values [B,M,K,d] of the face tokens, by the adapter's projections.
-      scale: how much of the face is added; 0 leaves `base`.
-
-    Returns:
-      [B,N,K*d], for the output layer.
-    """
-    found = attend(queries, *face).reshape(base.shape)
-    return base + scale * like_in_distribution(found, base)
-
-
-def _statistics(x):
-    """Mean and unbiased deviation of each row of x [B,N,D], both [B,1,1]."""
-    return x.mean(axis=(1, 2), keepdims=True), x.std(axis=(1, 2), keepdims=True, ddof=1)

@@ -1,7 +1,7 @@
 """The reference network's side of mutual self-attention, as pure functions.
 
-The reference network reads the photo once and *returns* the tokens its self-attentions read; the denoiser *takes*
-them. The two are paired by block name, never by order (CHAMP's models/mutual_self_attention.py pairs by sorting).
+The reference network reads the photos once and *returns* what its self-attentions read; the denoiser *takes* it. The two are
+paired by block name, never by order (CHAMP's models/mutual_self_attention.py pairs by sorting).
 """
 
 from __future__ import annotations
@@ -9,33 +9,55 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from champ_jax.models.unet import ProjectedReference, ReferenceFeatures, UNet
+from champ_jax.models.unet import COARSE, ProjectedReference, ReferenceFeatures, UNet
 
 
-def reference_features(unet: UNet, latents: jax.Array, context: jax.Array | None, guidance: jax.Array | None = None) -> ReferenceFeatures:
-    """Runs the reference network at timestep 0.
+def reference_features(
+    unet: UNet, latents: jax.Array, context: jax.Array | None, guidance: jax.Array | None = None, coarse: bool = False
+) -> ReferenceFeatures:
+    """Runs the reference network at timestep 0 on R photos each.
 
     Under `jax.jit` everything after the last block's first norm is dead code and is dropped by the compiler.
 
     Args:
       unet: the reference network.
-      latents: the photo's latents [B,h,w,C].
-      context: tokens [B,L,Dc], as for the denoiser.
-      guidance: encoded skeleton of the photo's person [B,h,w,D0], for models with `reference_pose`.
+      latents: the photos' latents [B,R,h,w,C].
+      context: tokens [B,R,L,Dc] of each photo, as for the denoiser.
+      guidance: encoded skeletons of the photos' people [B,R,h,w,D0], for models with `reference_pose`.
+      coarse: whether to run it on the photos at half their size too, for denoisers that read both.
 
     Returns:
-      Block name to tokens [B,N,D] after that block's norm1.
+      Block name to tokens [B,R,N,D] after that block's norm1 and moments of its input [B,R,2,C]; with `coarse` also those
+      of the smaller photos, under the name with COARSE behind it.
     """
-    guidance = None if guidance is None else guidance[:, None]
-    _, features = unet.run(latents[:, None], jnp.zeros((), jnp.int32), context, guidance)
+    features = _features(unet, latents, context, guidance)
+    if coarse:
+        guidance = None if guidance is None else halve(guidance)
+        smaller = _features(unet, halve(latents), context, guidance)
+        features |= {name + COARSE: part for name, part in smaller.items()}
     return features
 
 
+def _features(unet, latents, context, guidance) -> ReferenceFeatures:
+    references = latents.shape[:2]
+    apart = lambda x: None if x is None else x.reshape(-1, *x.shape[2:])  # noqa: E731
+    guidance = None if guidance is None else apart(guidance)[:, None]
+    _, features = unet.run(apart(latents)[:, None], jnp.zeros((), jnp.int32), apart(context), guidance)
+    return jax.tree.map(lambda x: x.reshape(*references, *x.shape[1:]), features)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Means of squares of 2 x 2 cells of x [B,R,h,w,C]; where a side is odd the last ones are of less."""
+    height, width = x.shape[2:4]
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2, -1).mean(axis=(3, 5))
+
+
 def project_reference(denoiser: UNet, features: ReferenceFeatures) -> ProjectedReference:
-    """Keys and values [B,M,K,d] by block name: do it once a clip, for they do not change with frame or step."""
+    """Keys and values by block name: do it once a clip, for they do not change with frame or step."""
     return denoiser.project_reference(features)
 
 
 def round_like_champ(features: ReferenceFeatures) -> ReferenceFeatures:
     """Features rounded to float16 and back: CHAMP stores its bank so, even in a float32 run. For parity only."""
-    return {name: tokens.astype(jnp.float16).astype(tokens.dtype) for name, tokens in features.items()}
+    return jax.tree.map(lambda tokens: tokens.astype(jnp.float16).astype(tokens.dtype), features)

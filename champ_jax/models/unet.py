@@ -17,17 +17,22 @@ from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
-from champ_jax.models.temporal import TemporalConfig, TemporalModule
-from champ_jax.nn.attention import KeyValue
-from champ_jax.nn.blocks import ResnetBlock, SpatialTransformer
+from champ_jax.models.temporal import TemporalConfig, first_transformer, temporal_layers
+from champ_jax.nn.blocks import BlockFeatures, BlockReference, Read, ResnetBlock, SpatialTransformer
+from champ_jax.nn.kernels import shares
 from champ_jax.nn.layers import GroupNorm, TimeEmbedding, conv, place_sinusoids, upsample_nearest
 from champ_jax.nn.policy import Policy
 
-ReferenceFeatures = dict[str, jax.Array]
-"""Block name, as in "down_0/attention_1", to the tokens [B,N,D] its self-attention read."""
+ReferenceFeatures = dict[str, BlockFeatures]
+"""Block name, as in "down_0/attention_1", to what that block of a reference network offers, with tokens [B,R,N,D] and
+moments [B,R,2,C] of R references."""
 
-ProjectedReference = dict[str, KeyValue]
-"""Block name to the keys and values [B,M,K,d] that the denoiser's block makes of such tokens."""
+ProjectedReference = dict[str, BlockReference]
+"""Block name to what the denoiser's block makes of them."""
+
+IDENTITIES = ("aligned", "plain")
+COARSE = "@2"
+"""After a block's name: what the block offers of the references at half their size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,13 @@ class UNetConfig:
         same place in the photo at once; Stable Diffusion learnt places from the padding's traces.
       head_dim: width of each attention head, for networks that have more heads at wider levels (Stable Diffusion 2, ModelScope).
       temporal: the temporal modules after each layer, None for none.
+      identity: how the tokens of a face are read beside the context: "aligned" as StableAnimator does, "plain" as
+        IP-Adapter does; None for not at all.
+      style: the levels (0 is the finest, the middle counts as the coarsest) whose attention blocks take on the reference's
+        statistics; None for none. Levels without attention have none to take.
+      coarse: the levels whose attention blocks also read the reference at half its size; None for none.
+      reference_attention: whether the blocks read the reference's tokens; False, with style, takes the style alone, not the
+        person.
       remat: whether the backward pass recomputes each block's activations instead of keeping them.
     """
 
@@ -64,19 +76,29 @@ class UNetConfig:
     positions: bool = False
     head_dim: int | None = None
     temporal: TemporalConfig | None = None
+    identity: str | None = None
+    style: tuple[int, ...] | None = None
+    coarse: tuple[int, ...] | None = None
+    reference_attention: bool = True
     remat: bool = False
 
     def __post_init__(self):
         if len(self.channels) != len(self.attention_levels):
             raise UserError(f"unet: channels {self.channels} and attention_levels {self.attention_levels} must name equally many levels.")
+        if self.identity is not None and (self.identity not in IDENTITIES or self.context_dim is None):
+            raise UserError(f"unet.identity is {self.identity!r}: expected one of {', '.join(IDENTITIES)}, and a context_dim.")
+        for name in ("style", "coarse"):
+            wrong = [level for level in getattr(self, name) or () if level not in range(len(self.channels))]
+            if wrong:
+                raise UserError(f"unet.{name} names levels {wrong}: there are 0 to {len(self.channels) - 1}.")
+        if not self.reference_attention and (self.coarse or not self.style):
+            raise UserError("unet.reference_attention=False leaves the style alone: give unet.style, and leave unet.coarse out.")
         for width in self.channels:
             if width % (self.head_dim or self.heads) or width % self.groups:
                 heads = f"heads of width {self.head_dim}" if self.head_dim else f"{self.heads} heads"
                 raise UserError(f"unet: width {width} must divide into {heads} and {self.groups} groups.")
-            if self.temporal and (width % self.temporal.heads or width % self.temporal.groups):
-                raise UserError(
-                    f"unet: width {width} must divide into temporal.heads {self.temporal.heads} and temporal.groups {self.temporal.groups}."
-                )
+            if self.temporal:
+                self.temporal.check(width)
 
     def heads_at(self, width: int) -> int:
         """Number of attention heads at a level of this width."""
@@ -89,7 +111,8 @@ class Conditions(NamedTuple):
     time: jax.Array  # [B,E] after its SiLU
     context: jax.Array | None  # [B,L,Dc]
     reference: ProjectedReference
-    reference_mask: jax.Array | None  # [B]
+    share: jax.Array | None  # [B,R] or [B,F,h,w,R]
+    face: tuple[jax.Array, jax.Array] | None  # [B,F or 1,n,Dc], [B]
     temporal: bool
 
     @property
@@ -97,22 +120,38 @@ class Conditions(NamedTuple):
         """B, the number of clips."""
         return self.time.shape[0]
 
+    def read(self, block: str, size: tuple[int, int]) -> Read:
+        """What an attention block reads whose frames have `size` cells."""
+        return Read(self.context, self.reference.get(block), share_at(self.share, size), self.face)
+
+
+def share_at(share: jax.Array | None, size: tuple[int, int]) -> jax.Array | None:
+    """Shares for each cell of frames of another size: those of the cell in the middle of it, [B,F,h*w,R]; others as they are."""
+    if share is None or share.ndim == 2:
+        return share
+    rows, columns = (jnp.floor((jnp.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, share.shape[2:4]))
+    return share[:, :, rows][:, :, :, columns].reshape(*share.shape[:2], -1, share.shape[-1])
+
 
 class Level(nnx.Module):
-    """Layers of one resolution: resnet_i, then attention_i and temporal_i where the configuration has them."""
+    """Layers of one resolution: resnet_i, attention_i and temporal layers where the configuration has them."""
 
-    def __init__(self, name: str, widths_in: list[int], width: int, attention: bool, config: UNetConfig, rngs, policy):
-        self.name = name
-        self.remat = config.remat
+    def __init__(self, name: str, index: int, widths_in: list[int], config: UNetConfig, rngs, policy):
+        """Args: name of the level; index of its resolution, 0 for the finest; widths_in of its layers."""
+        self.name, self.remat = name, config.remat
+        width = config.channels[index]
         for i, width_in in enumerate(widths_in):
             self._add_resnet(i, width_in, width, config, rngs, policy)
+            attention = name == "mid" or config.attention_levels[index]
             if attention:
                 transformer = SpatialTransformer(
-                    width, config.heads_at(width), config.groups, config.context_dim, config.ff_mult, rngs, policy
-                )
+                    width, config.heads_at(width), config.groups, config.context_dim, config.ff_mult, rngs, policy,
+                    config.identity, style=index in (config.style or ()), coarse=index in (config.coarse or ()),
+                )  # fmt: skip
                 setattr(self, f"attention_{i}", transformer)
             if config.temporal and (config.temporal.mid or name != "mid"):
-                setattr(self, f"temporal_{i}", TemporalModule(width, config.temporal, rngs, policy))
+                for kind, module in temporal_layers(width, attention, config.temporal, rngs, policy).items():
+                    setattr(self, f"{kind}_{i}", module)
 
     def _add_resnet(self, i, width_in, width, config, rngs, policy):
         resnet = ResnetBlock(width_in, width, 4 * config.channels[0], config.groups, rngs, policy)
@@ -122,13 +161,15 @@ class Level(nnx.Module):
         """Runs layer i on x [B*F,h,w,C]; also returns what its attention, if it has one, offers as reference."""
         features = {}
         x = self._run(f"resnet_{i}", x, cond.time)
+        x = self._temporal(f"temporal_conv_{i}", x, cond)
         if hasattr(self, f"attention_{i}"):
             name = f"{self.name}/attention_{i}"
-            reference = cond.reference.get(name)
-            x, features[name] = self._run(f"attention_{i}", x, cond.context, reference, cond.reference_mask, batch=cond.batch)
-        if cond.temporal and hasattr(self, f"temporal_{i}"):
-            x = self._run(f"temporal_{i}", x, batch=cond.batch)
-        return x, features
+            x, features[name] = self._run(f"attention_{i}", x, cond.read(name, x.shape[1:3]), batch=cond.batch)
+        return self._temporal(f"temporal_{i}", x, cond), features
+
+    def _temporal(self, part: str, x: jax.Array, cond: Conditions) -> jax.Array:
+        """A temporal layer, where there is one and frames follow each other."""
+        return self._run(part, x, batch=cond.batch) if cond.temporal and hasattr(self, part) else x
 
     def _run(self, part: str, *args, **static):
         """Calls a submodule, keeping only its inputs for the backward pass where the configuration says remat."""
@@ -139,9 +180,9 @@ class Level(nnx.Module):
 class DownLevel(Level):
     """A level on the way down; hands on a skip after each layer and after its downsampling."""
 
-    def __init__(self, name, widths_in, width, attention, config, rngs, policy, resample: bool):
-        super().__init__(name, widths_in, width, attention, config, rngs, policy)
-        self.layers = len(widths_in)
+    def __init__(self, name, index, widths_in, config, rngs, policy, resample: bool):
+        super().__init__(name, index, widths_in, config, rngs, policy)
+        self.layers, width = len(widths_in), config.channels[index]
         self.downsample = conv(width, width, rngs, policy, stride=2) if resample else None
 
     def __call__(self, x: jax.Array, cond: Conditions) -> tuple[jax.Array, list[jax.Array], ReferenceFeatures]:
@@ -160,21 +201,25 @@ class DownLevel(Level):
 class MidLevel(Level):
     """The coarsest part: a layer with attention, then another resnet."""
 
-    def __init__(self, width, config, rngs, policy):
-        super().__init__("mid", [width], width, True, config, rngs, policy)
+    def __init__(self, config, rngs, policy):
+        width = config.channels[-1]
+        super().__init__("mid", len(config.channels) - 1, [width], config, rngs, policy)
         self._add_resnet(1, width, width, config, rngs, policy)
+        if config.temporal and config.temporal.kind == "modelscope":
+            self.temporal_conv_1 = temporal_layers(width, False, config.temporal, rngs, policy)["temporal_conv"]
 
     def __call__(self, x: jax.Array, cond: Conditions) -> tuple[jax.Array, ReferenceFeatures]:
         """x [B*F,h,w,C] -> the same shape, features."""
         x, features = self.layer(0, x, cond)
-        return self._run("resnet_1", x, cond.time), features
+        return self._temporal("temporal_conv_1", self._run("resnet_1", x, cond.time), cond), features
 
 
 class UpLevel(Level):
     """A level on the way up; every layer reads one skip, the last one first."""
 
-    def __init__(self, name, widths_in, width, attention, config, rngs, policy, resample: bool):
-        super().__init__(name, widths_in, width, attention, config, rngs, policy)
+    def __init__(self, name, index, widths_in, config, rngs, policy, resample: bool):
+        super().__init__(name, index, widths_in, config, rngs, policy)
+        width = config.channels[index]
         self.upsample = conv(width, width, rngs, policy) if resample else None
 
     def __call__(
@@ -200,18 +245,20 @@ class UNet(nnx.Module):
         channels, layers, last = config.channels, config.layers, len(config.channels) - 1
         self.conv_in = conv(config.in_channels, channels[0], rngs, policy)
         self.time_embedding = TimeEmbedding(channels[0], rngs, policy)
+        if config.temporal and config.temporal.kind == "modelscope":
+            self.temporal_first = first_transformer(channels[0], config.temporal, rngs, policy)
 
         width, skips = channels[0], [channels[0]]
-        for i, (out, attention) in enumerate(zip(channels, config.attention_levels)):
+        for i, out in enumerate(channels):
             widths_in = [width] + [out] * (layers - 1)
-            level = DownLevel(f"down_{i}", widths_in, out, attention, config, rngs, policy, resample=i < last)
+            level = DownLevel(f"down_{i}", i, widths_in, config, rngs, policy, resample=i < last)
             setattr(self, f"down_{i}", level)
             skips += [out] * (layers + (i < last))
             width = out
-        self.mid = MidLevel(width, config, rngs, policy)
-        for i, (out, attention) in enumerate(zip(reversed(channels), reversed(config.attention_levels))):
+        self.mid = MidLevel(config, rngs, policy)
+        for i, out in enumerate(reversed(channels)):
             widths_in = [(width if j == 0 else out) + skips.pop() for j in range(layers + 1)]
-            level = UpLevel(f"up_{i}", widths_in, out, attention, config, rngs, policy, resample=i < last)
+            level = UpLevel(f"up_{i}", last - i, widths_in, config, rngs, policy, resample=i < last)
             setattr(self, f"up_{i}", level)
             width = out
         if config.head:
@@ -225,7 +272,8 @@ class UNet(nnx.Module):
         context: jax.Array | None,
         guidance: jax.Array | None = None,
         reference: ReferenceFeatures | ProjectedReference | None = None,
-        reference_mask: jax.Array | None = None,
+        reference_weight: jax.Array | None = None,
+        face: tuple[jax.Array, jax.Array] | None = None,
         temporal: bool = True,
     ) -> jax.Array:
         """Predicts from noisy latents.
@@ -238,7 +286,11 @@ class UNet(nnx.Module):
           guidance: [B,F,h,w,channels[0]], added after the first convolution.
           reference: features of a reference network, or those projected by `project_reference`, which saves doing it
             in each call.
-          reference_mask: [B], 0 for rows that must not see the reference (the unconditional half, dropout).
+          reference_weight: what each of R references counts beside the others, of at least 0: [B,R], or [B,F,h,w,R] where
+            each cell has references of its own (several people); where all are 0 (the unconditional half, dropout, no
+            person's cell) no reference is seen. None makes all alike.
+          face: tokens [B,F,n,Dc] of each frame's face, or [B,1,n,Dc] for all frames, and [B], 0 for rows that have none;
+            None for none at all.
           temporal: False passes the temporal modules by, for frames that do not follow each other.
 
         Returns:
@@ -247,25 +299,27 @@ class UNet(nnx.Module):
         Raises:
           UserError: shapes that do not fit each other, or a reference whose blocks are not this network's.
         """
-        hidden, _ = self.run(latents, t, context, guidance, reference, reference_mask, temporal)
+        hidden, _ = self.run(latents, t, context, guidance, reference, reference_weight, face, temporal)
         if self.config.head:
             hidden = self.conv_out(jax.nn.silu(self.norm_out(hidden)))
         return hidden.reshape(*latents.shape[:-1], -1)
 
-    def run(self, latents, t, context, guidance=None, reference=None, reference_mask=None, temporal=True):
+    def run(self, latents, t, context, guidance=None, reference=None, reference_weight=None, face=None, temporal=True):
         """Does the work of `__call__`, without the head.
 
         Returns:
           The last hidden state [B*F,h,w,channels[0]], and the features of every attention block by name.
         """
-        self._check(latents, context, guidance, reference_mask)
+        self._check(latents, context, guidance, reference_weight)
         batch = latents.shape[0]
-        cond = self.conditions(batch, t, context, reference, reference_mask, temporal)
+        cond = self.conditions(batch, t, context, reference, reference_weight, face, temporal)
         x = self.conv_in(latents.astype(self.compute).reshape(-1, *latents.shape[2:]))
         if guidance is not None:
             x = x + guidance.reshape(x.shape).astype(x.dtype)
         if self.config.positions:
             x = x + place_sinusoids(x.shape[1:]).astype(x.dtype)
+        if temporal and hasattr(self, "temporal_first"):
+            x = self.temporal_first(x, batch)
         skips, features = [x], {}
         levels = len(self.config.channels)
         for i in range(levels):
@@ -281,27 +335,41 @@ class UNet(nnx.Module):
             features |= found
         return x, features
 
-    def conditions(self, batch: int, t, context, reference=None, reference_mask=None, temporal=True) -> Conditions:
-        """Prepares what the layers read: the embedded time, the context in compute dtype, the projected reference."""
+    def conditions(self, batch, t, context, reference=None, reference_weight=None, face=None, temporal=True) -> Conditions:
+        """Prepares what the layers read: the embedded time, tokens in compute dtype, the projected reference and shares."""
         time = jax.nn.silu(self.time_embedding(jnp.broadcast_to(t, (batch,))))
-        if reference and not isinstance(next(iter(reference.values())), tuple):
+        if reference and isinstance(next(iter(reference.values())), BlockFeatures):
             reference = self.project_reference(reference)
         context = None if context is None else context.astype(self.compute)
-        return Conditions(time, context, reference or {}, reference_mask, temporal)
+        face = None if face is None else (face[0].astype(self.compute), face[1])
+        share = None if reference_weight is None else shares(reference_weight.astype(jnp.float32))
+        return Conditions(time, context, reference or {}, share, face, temporal)
 
     def project_reference(self, features: ReferenceFeatures) -> ProjectedReference:
-        """Keys and values [B,M,K,d] that each attention block of this network makes of `features`, paired by name.
+        """What each attention block of this network makes of `features`, paired by name.
 
         Raises:
-          UserError: the names are not exactly those of this network's attention blocks.
+          UserError: the names are not exactly those of this network's attention blocks, or a block reads a smaller picture
+            of the reference and there is none.
         """
         blocks = self.attention_blocks()
-        if features.keys() != blocks.keys():
+        own = {name: part for name, part in features.items() if not name.endswith(COARSE)}
+        if own.keys() != blocks.keys():
             raise UserError(
-                f"reference features for blocks {sorted(features)} given to a denoiser with attention in "
+                f"reference features for blocks {sorted(own)} given to a denoiser with attention in "
                 f"{sorted(blocks)}: both networks need the same levels, layers and attention_levels."
             )
-        return {name: block.attn1.project(features[name].astype(self.compute)) for name, block in blocks.items()}
+        return {name: self._project(block, name, features) for name, block in blocks.items()}
+
+    def _project(self, block: SpatialTransformer, name: str, features: ReferenceFeatures) -> BlockReference:
+        keys, coarse = (None, None), None
+        if self.config.reference_attention:
+            keys = block.attn1.project(features[name].tokens.astype(self.compute))
+        if block.coarse is not None:
+            if name + COARSE not in features:
+                raise UserError(f"{name} reads the reference at half its size too, and its features are not there.")
+            coarse = block.attn1.project(features[name + COARSE].tokens.astype(self.compute))
+        return BlockReference(*keys, coarse, features[name].moments)
 
     def attention_blocks(self) -> dict[str, SpatialTransformer]:
         """Every spatial attention block by name, such as "down_0/attention_1" or "mid/attention_0"."""
@@ -314,11 +382,11 @@ class UNet(nnx.Module):
                     found[f"{level}/attention_{i}"] = block
         return found
 
-    def _check(self, latents, context, guidance, reference_mask):
+    def _check(self, latents, context, guidance, reference_weight):
         sizes = check_shape("latents", latents, f"B F h w {self.config.in_channels}")
         if self.config.context_dim is not None:
             check_shape("context", context, f"B L {self.config.context_dim}", sizes)
         if guidance is not None:
             check_shape("guidance", guidance, f"B F h w {self.config.channels[0]}", sizes)
-        if reference_mask is not None:
-            check_shape("reference_mask", reference_mask, "B", sizes)
+        if reference_weight is not None:
+            check_shape("reference_weight", reference_weight, "B F h w R" if reference_weight.ndim == 5 else "B R", sizes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from champ_jax.nn.kernels import attend, attend_with_shared
-from champ_jax.nn.layers import linear
+from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared
+from champ_jax.nn.layers import Strength, linear
 from champ_jax.nn.policy import Policy
 
 KeyValue = tuple[jax.Array, jax.Array]
-"""Projected keys and values, each [B,M,K,d]."""
+"""Projected keys and values, each [...,M,K,d]."""
 
 
 class Attention(nnx.Module):
@@ -35,16 +35,24 @@ class Attention(nnx.Module):
         keys, values = self.project(x if tokens is None else tokens)
         return self._join(attend(self._split(self.to_q(x)), keys, values))
 
-    def with_reference(self, x: jax.Array, reference: KeyValue | None, mask: jax.Array | None) -> jax.Array:
-        """Spatial self-attention of every frame, extended by reference keys that its clip shares.
+    def with_reference(
+        self,
+        x: jax.Array,
+        reference: KeyValue | None,
+        share: jax.Array | None,
+        coarse: KeyValue | None = None,
+        strength: Strength | None = None,
+    ) -> jax.Array:
+        """Spatial self-attention of every frame, extended by the keys of R references that its clip shares.
 
         CHAMP's mutual self-attention: own and reference tokens stand in one softmax, and this module's own to_k and
         to_v have projected both.
 
         Args:
           x: [B,F,N,D].
-          reference: keys and values [B,M,K,d] from `project`, or None for plain self-attention.
-          mask: [B], 0 for rows that must not see the reference; None is all ones.
+          reference: keys and values [B,R,M,K,d] from `project`, or None for plain self-attention.
+          share: [B,R] or [B,F,N,R], what each reference counts; see `attend_with_shared`.
+          coarse: keys and values of smaller pictures of the references; what is found in them alone is added, `strength` times.
 
         Returns:
           [B,F,N,D].
@@ -53,7 +61,10 @@ class Attention(nnx.Module):
         if reference is None:
             return self(x.reshape(batch * frames, tokens, width)).reshape(x.shape)
         queries = self._split(self.to_q(x))
-        return self._join(attend_with_shared(queries, *self.project(x), *reference, mask))
+        found = attend_with_shared(queries, *self.project(x), *reference, share)
+        if coarse is not None:
+            found = found + strength(attend_to_shared(queries, *coarse, share))
+        return self._join(found)
 
     def single_token(self, token: jax.Array) -> jax.Array:
         """What every query gets from a context of one token [B,1,Dc]: to_out(to_v(token)), [B,1,D].

@@ -50,28 +50,63 @@ def attend_with_shared(
     v: jax.Array,
     shared_k: jax.Array,
     shared_v: jax.Array,
-    shared_mask: jax.Array | None = None,
+    share: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention of each frame to its own keys and to keys shared by the frames of its clip, in one softmax.
+    """Attention of each frame to its own keys and to keys of R sources shared by the frames of its clip, in one softmax.
 
     Args:
       q, k, v: [B,F,N,K,d].
-      shared_k, shared_v: [B,M,K,d].
-      shared_mask: [B], 0 or 1; a row with 0 attends to its own keys only, exactly. None is all ones.
+      shared_k, shared_v: [B,R,M,K,d].
+      share: what each source's keys count, from `shares`: [B,R] for all queries of a clip, or [B,F,N,R] for each query; a
+        source with 0 is not seen, exactly, and where all are 0 a query attends to its own keys only. Shares that sum to 1
+        make R copies of one source count as that source. With shares of each query, two positions that may not see one
+        source in common do not see each other either. None is 1 / R for all.
 
     Returns:
       [B,F,N,K,d] in v's dtype.
     """
-    if _fits_cudnn(q):
-        return _cudnn_with_shared(q, k, v, shared_k, shared_v, shared_mask)
-    q, k, v = (array.transpose(0, 3, 1, 2, 4) for array in (q, k, v))
-    shared_k, shared_v = (array.swapaxes(1, 2) for array in (shared_k, shared_v))
-    own = _attend_segment(q, k, v)
+    sources = shared_k.shape[1]
+    routed = share is not None and share.ndim == 4
+    if sources == 1 and not routed and _fits_cudnn(q):
+        return _cudnn_with_shared(q, k, v, shared_k[:, 0], shared_v[:, 0], share)
+    own = _attend_segment(*(array.transpose(0, 3, 1, 2, 4) for array in (q, k, v)), _allowed(share[:, None]) if routed else None)
+    return _with_sources(own, q, shared_k, shared_v, share).astype(v.dtype)
+
+
+def attend_to_shared(q: jax.Array, shared_k: jax.Array, shared_v: jax.Array, share: jax.Array | None = None) -> jax.Array:
+    """As `attend_with_shared` without keys of the frames' own; queries that may see no source get 0."""
+    batch, frames, tokens, heads, dim = q.shape
+    nothing = jnp.zeros((batch, heads, frames, tokens, dim), jnp.float32)
+    own = _Segment(nothing, nothing[..., :1], nothing[..., :1] - 1e30)
+    return _with_sources(own, q, shared_k, shared_v, share).astype(shared_v.dtype)
+
+
+def _with_sources(own: _Segment, q, shared_k, shared_v, share) -> jax.Array:
+    """Joins to what queries q [B,F,N,K,d] found in their own keys what they find in R sources: [B,F,N,K,d] float32."""
+    sources = shared_k.shape[1]
+    q = q.transpose(0, 3, 1, 2, 4)
+    shared_k, shared_v = (array.transpose(1, 0, 3, 2, 4) for array in (shared_k, shared_v))
     batch, heads, frames, tokens, dim = q.shape
-    shared = _attend_segment(q.reshape(batch, heads, frames * tokens, dim), shared_k, shared_v)
-    shared = _Segment(*(array.reshape(batch, heads, frames, tokens, -1) for array in shared))
-    mask = None if shared_mask is None else shared_mask[:, None, None, None, None]
-    return _normalise(_merge(own, shared, mask)).transpose(0, 2, 3, 1, 4).astype(v.dtype)
+    if share is None:
+        share = jnp.full((batch, sources), 1 / sources)
+    share = share[:, None] if share.ndim == 4 else share[:, None, None, None]  # [B,1,F or 1,N or 1,R]
+    for r in range(sources):
+        part = _attend_segment(q.reshape(batch, heads, frames * tokens, dim), shared_k[r], shared_v[r])
+        part = _Segment(*(array.reshape(batch, heads, frames, tokens, -1) for array in part))
+        own = _merge(own, part, share[..., r, None])
+    return _normalise(own).transpose(0, 2, 3, 1, 4)
+
+
+def shares(weight: jax.Array) -> jax.Array:
+    """Weights [...,R] of at least 0 as shares that sum to 1, or to 0 where all weights are 0."""
+    total = weight.sum(axis=-1, keepdims=True)
+    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _allowed(share: jax.Array) -> jax.Array:
+    """Which sources a position may see, [...,N,R] of 0 and 1; one that sees none is as free as one that sees all."""
+    seen = share > 0
+    return jnp.where(seen.any(axis=-1, keepdims=True), seen, True).astype(jnp.float32)
 
 
 class _Segment(NamedTuple):
@@ -82,40 +117,48 @@ class _Segment(NamedTuple):
     peak: jax.Array  # [...,N,1] float32
 
 
-def _attend_segment(q, k, v) -> _Segment:
-    """Attends from q [...,N,d] to k, v [...,M,d], chunk by chunk of N where all logits at once take too much memory."""
+def _attend_segment(q, k, v, groups=None) -> _Segment:
+    """Attends from q [...,N,d] to k, v [...,M,d], chunk by chunk of N where all logits at once take too much memory.
+
+    groups: with N = M, the groups of each position, [...,N,R] of 0 and 1: positions without one in common do not attend to
+    each other.
+    """
     *leading, queries, dim = q.shape
     chunk = _chunk_size(queries, math.prod(leading) * k.shape[-2])
     if chunk == queries:
-        return _attend_at_once(q, k, v)
-    chunks = jnp.moveaxis(q.reshape(*leading, queries // chunk, chunk, dim), -3, 0)
+        return _attend_at_once(q, groups, k, v, groups)
+
+    def chunks(x):
+        return None if x is None else jnp.moveaxis(x.reshape(*x.shape[:-2], queries // chunk, chunk, x.shape[-1]), -3, 0)
+
     # Without the checkpoint the backward pass would keep every chunk's logits after all.
-    parts = jax.lax.map(jax.checkpoint(lambda part: _attend_at_once(part, k, v)), chunks)
+    parts = jax.lax.map(jax.checkpoint(lambda part: _attend_at_once(*part, k, v, groups)), (chunks(q), chunks(groups)))
     return jax.tree.map(lambda part: jnp.moveaxis(part, 0, -3).reshape(*leading, queries, -1), parts)
 
 
-def _attend_at_once(q, k, v) -> _Segment:
+def _attend_at_once(q, q_groups, k, v, k_groups) -> _Segment:
     logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if q_groups is not None:
+        logits = jnp.where(jnp.matmul(q_groups, k_groups.swapaxes(-1, -2)) > 0, logits, -jnp.inf)
     peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     weights = jnp.exp(logits - peak)
     total = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return _Segment(total, weights.sum(axis=-1, keepdims=True), peak)
 
 
-def _merge(own: _Segment, other: _Segment, mask) -> _Segment:
-    """Joins two segments; rows where `mask` is 0 keep the first alone."""
-    # The masked peak is replaced rather than its weight alone: exp of an unbounded difference could overflow.
-    other_peak = other.peak if mask is None else jnp.where(mask > 0, other.peak, own.peak)
+def _merge(own: _Segment, other: _Segment, share) -> _Segment:
+    """Joins two segments, each key of the second counting `share` times; where that is 0 the first is kept alone."""
+    # The unseen peak is replaced rather than its weight alone: exp of an unbounded difference could overflow.
+    other_peak = jnp.where(share > 0, other.peak, own.peak)
     peak = jnp.maximum(own.peak, other_peak)
-    own_scale, other_scale = jnp.exp(own.peak - peak), jnp.exp(other_peak - peak)
-    if mask is not None:
-        other_scale = jnp.where(mask > 0, other_scale, 0.0)
+    own_scale, other_scale = jnp.exp(own.peak - peak), jnp.where(share > 0, share * jnp.exp(other_peak - peak), 0.0)
     total = own.total * own_scale + other.total * other_scale
     return _Segment(total, own.weight * own_scale + other.weight * other_scale, peak)
 
 
 def _normalise(part: _Segment) -> jax.Array:
-    return part.total / part.weight
+    # Without any key at all there is nothing, not 0 / 0.
+    return part.total / jnp.where(part.weight > 0, part.weight, 1.0)
 
 
 def _chunk_size(queries: int, logits_per_query: int) -> int:
@@ -130,8 +173,8 @@ def _fits_cudnn(q: jax.Array) -> bool:
     return jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and dim % 8 == 0 and dim <= 128
 
 
-def _cudnn_with_shared(q, k, v, shared_k, shared_v, shared_mask):
-    """cuDNN takes one list of keys a row, so the shared ones are repeated; the mask shortens the list instead."""
+def _cudnn_with_shared(q, k, v, shared_k, shared_v, share):
+    """One source [B,M,K,d]: cuDNN takes one list of keys a row, so its keys are repeated; share [B,1] shortens the list."""
     batch, frames, tokens, heads, dim = q.shape
     shared = shared_k.shape[1]
 
@@ -140,8 +183,8 @@ def _cudnn_with_shared(q, k, v, shared_k, shared_v, shared_mask):
         return jnp.concatenate([own, jnp.repeat(common.astype(own.dtype), frames, axis=0)], axis=1)
 
     lengths = None
-    if shared_mask is not None:
-        lengths = tokens + shared * jnp.repeat((shared_mask > 0).astype(jnp.int32), frames)
+    if share is not None:
+        lengths = tokens + shared * jnp.repeat((share[:, 0] > 0).astype(jnp.int32), frames)
     out = jax.nn.dot_product_attention(
         q.reshape(batch * frames, tokens, heads, dim),
         join(k, shared_k),

@@ -62,6 +62,17 @@ def layer_norm(width: int, rngs: nnx.Rngs, policy: Policy):
     return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=policy.compute, param_dtype=policy.param, rngs=rngs)
 
 
+class Strength(nnx.Module):
+    """A number that is learnt and starts at zero: what it multiplies is not there at first."""
+
+    def __init__(self, policy: Policy):
+        self.value = nnx.Param(jnp.zeros((1,), policy.param))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x times the number, in x's dtype."""
+        return x * self.value[...].astype(x.dtype)
+
+
 class GroupNorm(nnx.Module):
     """Group normalisation of each row of the batch, over all axes between the first and the last and over each group.
 

@@ -9,6 +9,7 @@ from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.models.reference import project_reference, reference_features, round_like_champ
 from champ_jax.models.unet import UNet
+from champ_jax.nn.blocks import BlockFeatures
 from champ_jax.nn.keys import ParamKeys
 from tests.models.filled import filled
 from tests.models.test_unet import TINY, inputs
@@ -22,7 +23,7 @@ def networks():
 @pytest.fixture(scope="module")
 def features(networks):
     latents, _, context = inputs()
-    return jax.jit(lambda x, context: reference_features(networks[1], x, context))(latents[:, 0], context)
+    return jax.jit(lambda x, context: reference_features(networks[1], x, context))(latents[:, :1], context[:, None])
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +33,20 @@ def run(networks):
 
 def test_features_are_tokens_of_every_block(networks, features):
     assert features.keys() == networks[0].attention_blocks().keys()
-    assert features["down_1/attention_0"].shape == (2, 4, 16)
+    assert features["down_1/attention_0"].tokens.shape == (2, 1, 4, 16)
 
 
 def test_projecting_once_changes_nothing(networks, features, run):
     latents, t, context = inputs()
     projected = project_reference(networks[0], features)
-    assert projected["mid/attention_0"][0].shape == (2, 4, TINY.heads, 8)
+    assert projected["mid/attention_0"].keys.shape == (2, 1, 4, TINY.heads, 8)
     out = run(latents, t, context, None, projected)
     np.testing.assert_allclose(out, run(latents, t, context, None, features), atol=1e-5)
 
 
 def test_the_unconditional_half_never_sees_the_reference(features, run):
     latents, t, context = inputs()
-    mask = jnp.array([0.0, 1.0])
+    mask = jnp.array([[0.0], [1.0]])
     plain, seen = run(latents, t, context), run(latents, t, context, None, features, mask)
     np.testing.assert_allclose(seen[0], plain[0], atol=1e-5)
     assert np.abs(seen[1] - plain[1]).max() > 1e-3
@@ -69,7 +70,7 @@ def test_work_after_the_last_block_is_dropped(networks):
         return jax.jit(function).lower(params).compile().cost_analysis()["flops"]
 
     whole = flops(lambda params: merge(graphdef, params)(latents[:, :1], 0, context))
-    needed = flops(lambda params: reference_features(merge(graphdef, params), latents[:, 0], context))
+    needed = flops(lambda params: reference_features(merge(graphdef, params), latents[:, :1], context[:, None]))
     assert needed < 0.7 * whole
 
 
@@ -78,7 +79,7 @@ def test_gradients_reach_the_reference_network(networks):
     graphdef, params = split(networks[1])
 
     def loss(params):
-        features = reference_features(merge(graphdef, params), latents[:, 0], context)
+        features = reference_features(merge(graphdef, params), latents[:, :1], context[:, None])
         return jnp.sum(networks[0](latents, t, context, reference=features) ** 2)
 
     gradient = jax.jit(jax.grad(loss))(params)
@@ -87,6 +88,6 @@ def test_gradients_reach_the_reference_network(networks):
 
 
 def test_champs_rounding():
-    rounded = round_like_champ({"mid/attention_0": jnp.array([1.0 + 2**-12, 0.5])})
-    np.testing.assert_array_equal(rounded["mid/attention_0"], [1.0, 0.5])
-    assert rounded["mid/attention_0"].dtype == jnp.float32
+    rounded = round_like_champ({"mid/attention_0": BlockFeatures(jnp.array([1.0 + 2**-12, 0.5]), jnp.ones(2))})
+    np.testing.assert_array_equal(rounded["mid/attention_0"].tokens, [1.0, 0.5])
+    assert rounded["mid/attention_0"].tokens.dtype == jnp.float32

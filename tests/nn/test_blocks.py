@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from champ_jax.nn.attention import Attention
-from champ_jax.nn.blocks import ResnetBlock, SpatialTransformer
+from champ_jax.nn.blocks import BlockReference, Read, ResnetBlock, SpatialTransformer
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
 
@@ -48,25 +48,26 @@ def test_a_single_token_needs_no_softmax():
 def test_copies_of_a_token_are_as_one(block, x):
     """Two equal tokens take the general path and must give what one gives."""
     context = jax.random.normal(jax.random.key(3), (B, 1, DC))
-    one, _ = block(x, context, batch=B)
-    two, _ = block(x, jnp.repeat(context, 2, axis=1), batch=B)
+    one, _ = block(x, Read(context), batch=B)
+    two, _ = block(x, Read(jnp.repeat(context, 2, axis=1)), batch=B)
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_frames_do_not_see_each_other(block, x):
-    context = jnp.ones((B, 1, DC))
-    out, tokens = block(x, context, batch=B)
-    changed, _ = block(x.at[1].add(1.0), context, batch=B)
+    read = Read(jnp.ones((B, 1, DC)))
+    out, features = block(x, read, batch=B)
+    changed, _ = block(x.at[1].add(1.0), read, batch=B)
     same = [i for i in range(B * F) if i != 1]
     np.testing.assert_array_equal(out[jnp.array(same)], changed[jnp.array(same)])
-    assert tokens.shape == (B, F * SIZE**2, C)
+    assert features.tokens.shape == (B, F * SIZE**2, C) and features.moments.shape == (B * F, 2, C)
 
 
 def test_a_reference_changes_only_rows_that_may_see_it(block, x):
     context = jnp.ones((B, 1, DC))
-    reference = block.attn1.project(jax.random.normal(jax.random.key(4), (B, 7, C)))
-    plain, _ = block(x, context, batch=B)
-    out, _ = block(x, context, reference, jnp.array([0.0, 1.0]), batch=B)
+    keys, values = block.attn1.project(jax.random.normal(jax.random.key(4), (B, 1, 7, C)))
+    plain, _ = block(x, Read(context), batch=B)
+    reference = BlockReference(keys, values, None, jnp.ones((B, 1, 2, C)))
+    out, _ = block(x, Read(context, reference, jnp.array([[0.0], [1.0]])), batch=B)
     np.testing.assert_allclose(out[:F], plain[:F], atol=1e-6)
     assert float(jnp.abs(out[F:] - plain[F:]).max()) > 1e-3
 

@@ -21,14 +21,14 @@ def plain(q, k, v):
 def arrays():
     draw = np.random.default_rng(0).standard_normal
     own = [draw((B, F, N, K, D)).astype(np.float32) for _ in range(3)]
-    shared = [draw((B, M, K, D)).astype(np.float32) for _ in range(2)]
+    shared = [draw((B, 1, M, K, D)).astype(np.float32) for _ in range(2)]
     return own, shared
 
 
 def joined(own, shared):
     """Both segments concatenated, the shared one repeated for each frame."""
     q, k, v = (a.reshape(B * F, N, K, D) for a in own)
-    k, v = (np.concatenate([a, np.repeat(s, F, axis=0)], axis=1) for a, s in zip((k, v), shared))
+    k, v = (np.concatenate([a, np.repeat(s[:, 0], F, axis=0)], axis=1) for a, s in zip((k, v), shared))
     return plain(q, k, v).reshape(B, F, N, K, D)
 
 
@@ -44,7 +44,7 @@ def test_two_segments_are_one_softmax(arrays):
 
 def test_masked_rows_see_only_themselves(arrays):
     own, shared = arrays
-    mask = jnp.array([0.0, 1.0])
+    mask = jnp.array([[0.0], [1.0]])
     out = attend_with_shared(*own, *shared, mask)
     alone = attend(*(a.reshape(B * F, N, K, D) for a in own)).reshape(B, F, N, K, D)
     np.testing.assert_array_equal(out[0], alone[0])
@@ -55,7 +55,7 @@ def test_masked_rows_send_no_gradient_to_the_reference(arrays):
     own, shared = arrays
     huge = shared[0].copy()
     huge[0] *= 1e4  # logits that would overflow if they were used
-    grad = jax.grad(lambda k: jnp.sum(attend_with_shared(*own, k, shared[1], jnp.array([0.0, 1.0])) ** 2))(huge)
+    grad = jax.grad(lambda k: jnp.sum(attend_with_shared(*own, k, shared[1], jnp.array([[0.0], [1.0]])) ** 2))(huge)
     assert np.all(np.asarray(grad[0]) == 0)
     assert np.all(np.isfinite(grad)) and np.any(np.asarray(grad[1]) != 0)
 

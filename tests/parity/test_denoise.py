@@ -30,7 +30,7 @@ def features(networks, load):
     """The reference's features, as recorded in io_reference but computed here."""
     recorded = load("io_reference")
     run = jitted(networks.reference(), reference_features)
-    return run(channels_last(recorded["ref_latents"]), recorded["encoder_hidden_states"])
+    return run(channels_last(recorded["ref_latents"])[:, None], recorded["encoder_hidden_states"][:, None])
 
 
 @pytest.fixture(scope="module", params=["mm", "nomm"])
@@ -66,7 +66,7 @@ def test_classifier_free(bank, denoiser, case, features, load, compare):
     twice = {key: np.concatenate([value, value]) for key, value in case.items()}
     context = np.concatenate([np.zeros_like(case["context"]), case["context"]])
     reference = jax.tree.map(lambda tokens: np.concatenate([tokens, tokens]), reference)
-    mask = np.array([0.0, 1.0], np.float32)
+    mask = np.array([[0.0], [1.0]], np.float32)
     output = run(twice["latents"], case["t"][0], context, twice["guidance"], reference, mask)
     expected = channels_last(load("io_denoise")[f"out.{name}.ref.guid.cfg.{bank}"])
     for half, which in enumerate(("uncond", "cond")):
@@ -105,7 +105,7 @@ def intermediates(unet, latents, t, context, guidance):
 
     first = "down_blocks.0"
     step = found[f"{first}.resnets.0.out"] = unet.down_0.resnet_0(x, cond.time)
-    step, _ = unet.down_0.attention_0(step, cond.context, batch=cond.batch)
+    step, _ = unet.down_0.attention_0(step, cond.read("down_0/attention_0", step.shape[1:3]), batch=cond.batch)
     found[f"{first}.attentions.0.out"] = step
     found[f"{first}.motion_modules.0.out"] = unet.down_0.temporal_0(step, cond.batch)
 

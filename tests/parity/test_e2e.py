@@ -30,7 +30,7 @@ def photo_conditions(networks, photo: np.ndarray):
     pixels = clip_pixels(photo[None], "inference", networks.clip().config.image_size)
     context = jitted(networks.clip(), CLIP.__call__)(pixels)[:, None]
     latents = jitted(networks.vae(), vae_latents)(photo[None].astype(np.float32) / 127.5 - 1)
-    features = round_like_champ(jitted(networks.reference(), reference_features)(latents, context))
+    features = round_like_champ(jitted(networks.reference(), reference_features)(latents[:, None], context[:, None]))
     return jitted(networks.denoiser(), project_reference)(features), context
 
 

@@ -16,9 +16,9 @@ from champ_jax.convert.stable_animator import FACE_ID, ID_ADAPTER
 from champ_jax.errors import UserError
 from champ_jax.models.arcface import ArcFace, ArcFaceConfig, arcface_pixels
 from champ_jax.models.dlib_face import DlibFace
-from champ_jax.models.face_id import FaceID, FaceIDConfig, IDAdapter, IDAdapterConfig, id_attention, like_in_distribution
+from champ_jax.models.face_id import FaceID, FaceIDConfig, IDAdapter, IDAdapterConfig
 from champ_jax.models.unet import UNet, UNetConfig
-from champ_jax.nn.attention import Attention
+from champ_jax.nn.identity import FaceAttention, like_in_distribution
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
 from tests.parity.formats import check_accounting, check_round_trip, filled, materialise, run
@@ -129,19 +129,19 @@ def test_id_attention(load, compare):
     weights = read({name.format(x): own[f"attn2.processor.id_to_{x}.weight"] for x in "kv"}, {}, ID_ADAPTER, "the file")
     assert weights.config == {"id_adapter": {"blocks": {path.removesuffix("/attn2"): 64}, "context": 64}}
     adapter = materialise(weights.params["id_adapter"])["down_0"]["attention_0"]["attn2"]
-    linear = {x: np.float32(own[f"attn2.to_{x}.weight"]).T for x in ("q", "k", "v")}
-    attention = Attention(64, 4, ParamKeys(0), Policy())
-    for x, kernel in linear.items():
-        getattr(attention, f"to_{x}").kernel[...] = kernel
-    split = lambda x: x.reshape(*x.shape[:-1], 4, -1)  # noqa: E731
-    queries = split(io["hidden_states"] @ linear["q"])
-    context = split(io["encoder_hidden_states"] @ linear["v"])
-    base = np.broadcast_to(context, queries.shape).reshape(io["hidden_states"].shape)
-    face = tuple(split(io["face_tokens"] @ adapter[f"id_to_{x}"]["kernel"]) for x in "kv")
-    joined = id_attention(queries, base, face)
-    out = joined @ np.float32(own["attn2.to_out.0.weight"]).T + np.float32(own["attn2.to_out.0.bias"])
-    compare("face_id/attn2_out", out, io["attn2_out"])
-    np.testing.assert_array_equal(id_attention(queries, base, face, scale=0.0), base)
+    attention = FaceAttention(64, 4, ParamKeys(0), Policy(), 64, aligned=True)
+    for x in ("q", "k", "v"):
+        getattr(attention, f"to_{x}").kernel[...] = np.float32(own[f"attn2.to_{x}.weight"]).T
+    for x in ("k", "v"):
+        getattr(attention, f"id_to_{x}").kernel[...] = adapter[f"id_to_{x}"]["kernel"]
+    attention.to_out.kernel[...] = np.float32(own["attn2.to_out.0.weight"]).T
+    attention.to_out.bias[...] = np.float32(own["attn2.to_out.0.bias"])
+    x, context, face = io["hidden_states"][:, None], io["encoder_hidden_states"], io["face_tokens"][:, None]
+    without = attention.with_face(x, context, face, np.ones(len(x)))[:, 0]
+    np.testing.assert_allclose(without, np.broadcast_to(attention.single_token(context), without.shape), atol=1e-6)
+    attention.id_strength.value[...] = np.ones(1, np.float32)
+    compare("face_id/attn2_out", attention.with_face(x, context, face, np.ones(len(x)))[:, 0], io["attn2_out"])
+    np.testing.assert_array_equal(attention.with_face(x, context, face, np.zeros(len(x)))[:, 0], without)
 
 
 def test_like_in_distribution():

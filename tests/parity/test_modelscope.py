@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from champ_jax.convert.formats import read
+from champ_jax.convert.formats import find, read
 from champ_jax.convert.mapping import Layout, abstract, their_shapes, to_ours
 from champ_jax.convert.modelscope import MODELSCOPE, TEMPORAL_RULES
+from champ_jax.convert.motion import split_temporal
 from champ_jax.models.animator import merge, split
-from champ_jax.models.temporal_modelscope import ModelScopeConfig, ModelScopeTemporal, TemporalConv, TemporalLevel, TemporalTransformer
+from champ_jax.models.temporal import TemporalConfig
+from champ_jax.models.temporal_modelscope import TemporalConv, TemporalTransformer
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
@@ -18,8 +20,8 @@ from tests.seeded import seeded, seeded_state
 
 BATCH, FRAMES = 2, 3
 LAYERS = {
-    "modelscope_conv": ("down_0/conv_0", lambda: TemporalConv(32, 32, ParamKeys(0), Policy())),
-    "modelscope_transformer": ("down_0/attention_0", lambda: TemporalTransformer(32, 4, 12, 32, 4, ParamKeys(0), Policy())),
+    "modelscope_conv": ("down_0/temporal_conv_0", lambda: TemporalConv(32, 32, ParamKeys(0), Policy())),
+    "modelscope_transformer": ("down_0/temporal_0", lambda: TemporalTransformer(32, 4, 12, 32, 4, ParamKeys(0), Policy())),
 }
 WHOLE = ("modelscope", "modelscope_shallow")
 
@@ -43,12 +45,11 @@ def test_layer(name, compare):
 def test_unet(name, compare):
     shapes, outputs = recorded(name)
     weights = read(seeded_state(shapes), {}, MODELSCOPE, "the file")
-    unet = filled(UNet, UNetConfig(**weights.config["unet"]), weights.params["denoiser"])
-    temporal = filled(ModelScopeTemporal, ModelScopeConfig(**weights.config["temporal_modelscope"]), weights.params["temporal_modelscope"])
+    config = weights.config["unet"]
+    unet = filled(UNet, UNetConfig(**{**config, "temporal": TemporalConfig(**config["temporal"])}), find(weights.params, "denoiser"))
     latents = np.moveaxis(seeded("latents", (BATCH, 4, FRAMES, 7, 10)), 1, -1)
     args = (latents, np.array([7, 903]), seeded("context", (BATCH, 5, 24)))
-    out = run(temporal, lambda temporal, *args: temporal(unet, *args), *args)
-    compare(name, out, np.moveaxis(outputs["out"], 1, -1))
+    compare(name, run(unet, lambda unet, *args: unet(*args), *args), np.moveaxis(outputs["out"], 1, -1))
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -59,16 +60,11 @@ def test_file(name):
     check_accounting(state, MODELSCOPE, "mid_block.attentions.0.proj_in.weight")
 
 
-def test_identity_at_first():
-    level = TemporalLevel(32, 1, 1, ModelScopeConfig(channels=(32,), attention_levels=(True,), head_dim=16), ParamKeys(0), Policy())
-    x = seeded("x", (BATCH * FRAMES, 4, 5, 32))
-    np.testing.assert_array_equal(level.attention_0(level.conv_0(x, BATCH), BATCH), x)
-
-
 def test_full_size():
     """diffusers' default geometry, ModelScope's 1.7b without its text encoder and VAE, has this many parameters."""
-    temporal = jax.tree.leaves(abstract(ModelScopeTemporal, ModelScopeConfig()))
-    spatial = jax.tree.leaves(abstract(UNet, UNetConfig(head_dim=64, context_dim=1024)))
+    temporal = TemporalConfig("modelscope", head_dim=64)
+    spatial, temporal = split_temporal(abstract(UNet, UNetConfig(head_dim=64, context_dim=1024, temporal=temporal)))
+    spatial, temporal = jax.tree.leaves(spatial), jax.tree.leaves(temporal)
     assert sum(leaf.size for leaf in temporal) == 545_323_136
     assert sum(leaf.size for leaf in temporal + spatial) == 1_411_233_860
     assert len(temporal + spatial) == 1480

@@ -25,13 +25,13 @@ def test_features_and_output(variant, networks, load, compare):
     latents = np.repeat(channels_last(recorded["ref_latents"]), len(context), axis=0)
 
     def features_and_output(unet, latents, context):
-        return reference_features(unet, latents, context), unet(latents[:, None], 0, context)[:, 0]
+        return reference_features(unet, latents[:, None], context[:, None]), unet(latents[:, None], 0, context)[:, 0]
 
     features, output = jitted(networks.reference(), features_and_output)(latents, context)
     bank = {name.split(".", 2)[2]: array for name, array in recorded.items() if name.startswith(f"bank_{variant}.")}
     assert {block_name(module) for module in bank} == set(features)
     for module, array in bank.items():
-        compare(f"reference/{variant}/{block_name(module)}", features[block_name(module)], array)
+        compare(f"reference/{variant}/{block_name(module)}", features[block_name(module)].tokens[:, 0], array)
     compare(f"reference/{variant}/output", output, channels_last(recorded[f"output_sample_{variant}"]))
 
 

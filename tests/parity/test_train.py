@@ -53,8 +53,8 @@ class Case:
         self._run = jax.jit(jax.value_and_grad(self._loss, has_aux=True))
 
     def run(self, mask):
-        """((loss, prediction), gradients) with reference mask [B]."""
-        return self._run(self.trained, self.frozen, jnp.asarray(mask, jnp.float32))
+        """((loss, prediction), gradients) with the reference's weight [B]."""
+        return self._run(self.trained, self.frozen, jnp.asarray(mask, jnp.float32)[:, None])
 
     def _loss(self, trained, frozen, mask):
         params = {**frozen, **trained}
@@ -64,7 +64,7 @@ class Case:
         params["denoiser"] = whole
         models = {name: merge(graphdef, params[name]) for name, graphdef in self.graphs.items()}
         guidance = fuse_guidance({kind: models[f"guidance_{kind}"] for kind in self.maps}, self.maps)
-        reference = round_like_champ(reference_features(models["reference"], self.reference_latents, self.context))
+        reference = round_like_champ(reference_features(models["reference"], self.reference_latents[:, None], self.context[:, None]))
         prediction = models["denoiser"](self.noisy, self.t, self.context, guidance, reference, mask)
         return diffusion_loss(self.schedule, prediction, self.x0, self.noise, self.t, gamma=GAMMA), prediction
 
