@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from champ_jax.cli.sampling import add_sampling, finish, progress, sampling_arguments
+from champ_jax.cli.sampling import add_sampling, finish, open_pipeline, progress, sampling_arguments
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -16,7 +16,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax animate --checkpoint assets/weights/demo --image photo.png --guidance motion --out out.mp4",
     )
     parser.add_argument("--guidance", required=True, type=Path, metavar="FOLDER", help="one sub-folder a kind, one image a frame")
-    parser.add_argument("--pose", type=Path, metavar="FILE", help="JSON file with the pose of the person in the photo, as for dance")
+    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the pose of the person in the photo, as for dance; "
+                        "one for each photo")  # fmt: skip
+    parser.add_argument("--people", type=int, nargs="+", metavar="NUMBER", help="with FOLDER/instances/*.png, whose grey values say whose "
+                        "each pixel is (0: nobody's): the person each photo shows (default: 1 2 and on)")  # fmt: skip
     parser.add_argument("--fps", type=float, help="frames a second of the result (default: the checkpoint's)")
     add_sampling(parser)
     return parser
@@ -25,14 +28,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Samples and writes the video."""
     from champ_jax.errors import UserError
-    from champ_jax.infer.pipeline import load_pipeline
     from champ_jax.infer.video import check_place
 
     if args.fps is not None and not 0.1 <= args.fps <= 1000:
         raise UserError(f"--fps is {args.fps:g}: give 0.1 to 1000")
     sampling = sampling_arguments(args)
     check_place(args.out)
-    pipe = load_pipeline(args.checkpoint)
+    pipe = open_pipeline(args)
     with progress("animate") as on_progress:
-        video = pipe.animate(args.image, args.guidance, pose=args.pose, fps=args.fps, on_progress=on_progress, **sampling)
+        video = pipe.animate(args.image, args.guidance, pose=args.pose, people=args.people, fps=args.fps, on_progress=on_progress, **sampling)
     return finish(video, args)

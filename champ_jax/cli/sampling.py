@@ -15,12 +15,19 @@ from champ_jax.errors import UserError
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds the options of where to read, where to write and how to sample."""
     parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
-    parser.add_argument("--image", required=True, type=Path, help="the photo; its middle is used, at the model's size")
+    parser.add_argument("--image", required=True, type=Path, nargs="+", metavar="FILE",
+                        help="the photo; its middle is used, at the model's size. Up to 8: further photos of the same person, of other "
+                        "poses or views")  # fmt: skip
+    parser.add_argument("--photo-weights", type=float, nargs="+", metavar="NUMBER", help="what each photo counts (default: all alike)")
+    parser.add_argument("--faces", metavar="MODEL", help="embed the photo's face with 'dlib', or a folder with SCRFD and ArcFace as ONNX "
+                        "files, where its .json has no embedding; for checkpoints with face_id")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="the video to write, .mp4")
     parser.add_argument("--seed", type=int, default=0, help="of the noise: another seed gives another video, "
                         "but not in the one step of the demo's weights, which use no noise (default: 0)")  # fmt: skip
     parser.add_argument("--steps", type=int, help="denoising steps: fewer are faster (default: the checkpoint's)")
     parser.add_argument("--guidance-scale", type=float, help="how strongly photo and maps are followed (default: the checkpoint's)")
+    parser.add_argument("--guidance-strength", type=float, nargs=2, metavar=("FIRST", "LAST"), default=(1.0, 1.0),
+                        help="what the maps count in the first denoising step and in the last (default: 1 1)")  # fmt: skip
     parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")
     parser.add_argument("--window", type=int, metavar="FRAMES", help="frames denoised together (default: the checkpoint's)")
     parser.add_argument("--overlap", type=int, metavar="FRAMES", help="frames that windows share (default: the checkpoint's)")
@@ -31,7 +38,24 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_sampling` asked for, as arguments of `Pipeline.animate` and `Pipeline.dance`; UserError for a wrong size."""
     given = {name: getattr(args, name) for name in ("window", "overlap", "compat") if getattr(args, name) is not None}
+    given["guidance_strength"] = tuple(args.guidance_strength)
+    if args.photo_weights is not None:
+        given["photo_weights"] = args.photo_weights
     return {"size": read_size(args.size), "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance_scale, **given}
+
+
+def open_pipeline(args: argparse.Namespace):
+    """The pipeline of --checkpoint, with --faces if it was given."""
+    from champ_jax.infer.pipeline import load_pipeline
+
+    faces = None
+    if args.faces is not None:
+        from champ_jax.data.faces import open_faces
+
+        faces = open_faces(args.faces)
+    pipe = load_pipeline(args.checkpoint)
+    pipe.faces = faces
+    return pipe
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:
@@ -79,8 +103,8 @@ def finish(video, args: argparse.Namespace, audio: Path | None = None) -> int:
     video.save(out, audio=audio)
     if video.metadata["pose_source"] == "standing":
         print(
-            f"note: no pose was given for {args.image}: a person standing in its middle is assumed. "
-            f"Give --pose FILE, or put {args.image.with_suffix('.json').name} beside the photo.",
+            f"note: no pose was given for {args.image[0]}: a person standing in its middle is assumed. "
+            f"Give --pose FILE, or put {args.image[0].with_suffix('.json').name} beside the photo.",
             file=sys.stderr,
         )
     skeleton = skeleton_path(out) if video.skeleton is not None else None

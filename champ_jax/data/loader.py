@@ -105,6 +105,7 @@ def make_loader(
     stride: int = 1,
     motion_frames: int = 0,
     widths: tuple[int, int] = (0, 0),
+    references: int = 1,
     seed: int = 0,
     train: bool = True,
     augment: Augment | str = "mild",
@@ -116,12 +117,13 @@ def make_loader(
     """Batches of a split, endless and random to train on, or one ordered pass without variation (`train=False`).
 
     Args:
-      stage: "A" windows of motion and music; "B" frames with a reference of the same person; "C" clips.
+      stage: "A" windows of motion and music; "B" frames with references of the same person; "C" clips.
       batch_size: over all processes. frames: F. In "B" the F targets of a sample share one reference, so that the
         reference network runs once for all of them. size: pixels of the square, or (H, W).
       stride: stage C takes every stride-th stored frame. motion_frames: stage B brings a music window of this length.
       widths: of music and face vectors where not one clip has any; they are zeros, with a mask that says so.
       augment: an Augment or the name of one in `AUGMENTATIONS`; never applied with `train=False`.
+      references: R, photos of the person in a sample of stage B or C, chosen from its clip to differ in pose.
       skip_short: leave out clips that are too short for `frames`, instead of refusing them.
       encoded: an encoder cache for `size`; its rows replace photos.
       process: (index, count) of this host. The union of the hosts' batches does not depend on their number.
@@ -132,9 +134,11 @@ def make_loader(
       reference_confidence f32 [B,J], face f32 [B,F,E], face_valid f32 [B,F], reference_face f32 [B,E],
       music f32 [B,F,Dm], music_mask f32 [B], seconds f32 [B,F], identity i32 [B],
       record i32 [B], the numbers in `records` of the clips that the samples come from;
-      B and C also video u8 [B,F,H,W,3], reference and its skeleton reference_pose u8 [B,H,W,3], guidance {kind: u8 [B,F,H,W,3]},
-      mask u8 [B,F,H,W], face_box f32 [B,F,4]; with an encoder cache moments f16 [B,F,h,w,2c],
-      reference_moments f16 [B,h,w,2c] and reference_token f16 [B,D] in place of video and reference;
+      B and C also video u8 [B,F,H,W,3], guidance {kind: u8 [B,F,H,W,3]}, mask u8 [B,F,H,W], face_box f32 [B,F,4], and of R
+      photos reference and its skeleton reference_pose u8 [B,R,H,W,3], reference_weight f32 [B,R], 0 for those that do not
+      count, reference_keypoints f32 [B,R,J,2] and reference_confidence f32 [B,R,J]; reference_face is the first one's;
+      with an encoder cache moments f16 [B,F,h,w,2c], reference_moments f16 [B,R,h,w,2c] and reference_token f16 [B,R,D] in
+      place of video and reference;
       with motion_frames "motion", a stage A batch of that length,
       and in it index i32 [B,F], where the targets are.
 
@@ -159,6 +163,7 @@ def make_loader(
         music_dim=_common(records, "music_dim", "music_spec") or widths[0],
         face_dim=_common(records, "face_dim", "face_model") or widths[1],
         augment=augment,
+        references=references,
     )
     items = _items(records, spec, skip_short)
     if not train:
@@ -169,7 +174,7 @@ def make_loader(
                         "Use a smaller batch.")  # fmt: skip
     dataset = _sequence(_ToSample(records, items, spec, encoded), seed, train, process, batch_size)
     settings = {"split": records.split, "clips": len(records), "stage": stage, "batch_size": batch_size, "frames": frames,
-                "stride": stride, "seed": seed, "train": train}  # fmt: skip
+                "stride": stride, "seed": seed, "train": train, "references": references}  # fmt: skip
     return Loader(dataset, len(items) // batch_size, settings, records.where(), threads)
 
 

@@ -11,6 +11,7 @@ from champ_jax.data.encoded import Encoded
 from champ_jax.data.music import rows_at
 from champ_jax.errors import UserError
 from champ_jax.pose.draw import draw
+from champ_jax.pose.skeleton import BODY, NECK, THRESHOLD
 
 Sample = dict[str, Any]
 
@@ -22,7 +23,8 @@ class SampleSpec:
     stage: "A" windows of `frames` motion frames; "B" `frames` separate stored frames that share one reference;
     "C" `frames` stored frames, every `stride`-th. size: (H, W). kinds: guidance kinds. motion_frames: length of the
     music window that a "B" sample brings along under "motion" (0: none). augment: None for frames as they are.
-    music_dim, face_dim: widths, also for clips that have no music or face vectors.
+    music_dim, face_dim: widths, also for clips that have no music or face vectors. references: photos of the person in a "B"
+    or "C" sample; with a draw, one up to so many of them count.
     """
 
     stage: str
@@ -34,11 +36,12 @@ class SampleSpec:
     music_dim: int
     face_dim: int
     augment: transforms.Augment | None
+    references: int = 1
 
     @property
     def span(self) -> int:
-        """Motion frames (stage A) or stored frames (B: targets and reference; C: the stretch) that a clip must have."""
-        return {"A": self.frames, "B": self.frames + 1, "C": (self.frames - 1) * self.stride + 1}[self.stage]
+        """Motion frames (stage A) or stored frames (B: targets and references; C: the stretch) that a clip must have."""
+        return {"A": self.frames, "B": self.frames + self.references, "C": (self.frames - 1) * self.stride + 1}[self.stage]
 
 
 def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.random.Generator | None, encoded: Encoded | None) -> Sample:
@@ -65,10 +68,10 @@ def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.ran
         targets = others[slot * spec.frames :][: spec.frames]
     else:
         targets = np.sort(rng.choice(clip.stored, spec.frames, replace=False))
-    reference = int(clip["reference_index"]) if rng is None else _reference(clip, targets, spec, rng)
-    sample = _frames(clip, targets, reference, view, spec)
+    references = _references(clip, targets, spec, rng)
+    sample = _frames(clip, targets, references, view, spec) | {"reference_weight": _weights(spec.references, rng)}
     colours = transforms.draw_colours(spec.augment, rng) if rng is not None and spec.augment is not None else None
-    sample |= _pixels(clip, targets, reference, view, colours) if encoded is None else _rows(clip, targets, reference, encoded)
+    sample |= _pixels(clip, targets, references, view, colours) if encoded is None else _rows(clip, targets, references, encoded)
     if motion_frames is not None:
         sample["motion"] = _motion(clip, motion_frames, view, spec)
         sample["motion"]["index"] = (clip["frame_index"][targets] - motion_frames[0]).astype(np.int32)
@@ -102,11 +105,37 @@ def _targets_in_window(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng:
     return targets, np.arange(start, start + spec.motion_frames)
 
 
-def _reference(clip: Clip, targets: np.ndarray, spec: SampleSpec, rng: np.random.Generator) -> int:
-    """A stored frame to serve as the photo; in stage B never a target itself, which could simply be copied."""
-    if spec.stage == "C":
-        return int(rng.integers(clip.stored))
-    return int(rng.choice(np.delete(np.arange(clip.stored), targets)))
+def _references(clip: Clip, targets: np.ndarray, spec: SampleSpec, rng: np.random.Generator | None) -> np.ndarray:
+    """Stored frames [R] to serve as photos; in stage B never a target itself, which could simply be copied.
+
+    The first is any, or without a draw the clip's own; each further one is of the pose that is least like those before.
+    """
+    choices = np.arange(clip.stored)
+    if spec.stage == "B" and len(choices) > len(targets):
+        choices = np.delete(choices, targets)
+    first = int(clip["reference_index"]) if rng is None else int(rng.choice(choices))
+    if spec.references == 1:
+        return np.array([first])
+    poses = _comparable(*clip.keypoints(clip["frame_index"][choices]))
+    chosen = [first]
+    nearest = np.linalg.norm(poses - _comparable(*clip.keypoints(clip["frame_index"][[first]])), axis=-1)
+    while len(chosen) < spec.references:
+        number = int(nearest.argmax())
+        chosen.append(int(choices[number]))
+        nearest = np.minimum(nearest, np.linalg.norm(poses - poses[number], axis=-1))
+    return np.array(chosen)
+
+
+def _comparable(keypoints: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Bodies [N,J,2] of one clip as vectors [N,D]: pixels from the neck, with 0 for what is not seen."""
+    points = keypoints - keypoints[:, [NECK]]
+    return np.where(confidence[..., None] >= THRESHOLD, points, 0)[:, BODY].reshape(len(points), -1)
+
+
+def _weights(references: int, rng: np.random.Generator | None) -> np.ndarray:
+    """float32 [R]: 1 for the references that count, a drawn number of them, or all without a draw."""
+    count = references if rng is None or references == 1 else int(rng.integers(1, references + 1))
+    return (np.arange(references) < count).astype(np.float32)
 
 
 def _motion(clip: Clip, frames: np.ndarray, view: transforms.View, spec: SampleSpec) -> Sample:
@@ -116,18 +145,20 @@ def _motion(clip: Clip, frames: np.ndarray, view: transforms.View, spec: SampleS
     return sample | {"music": music, "music_mask": mask}
 
 
-def _frames(clip: Clip, targets: np.ndarray, reference: int, view: transforms.View, spec: SampleSpec) -> Sample:
+def _frames(clip: Clip, targets: np.ndarray, references: np.ndarray, view: transforms.View, spec: SampleSpec) -> Sample:
     """Everything of a stage B or C sample but the photos: pose, music, guidance, masks."""
     motion = clip["frame_index"][targets]
-    sample = _pose(clip, motion, int(clip["frame_index"][reference]), view, spec)
+    sample = _pose(clip, motion, int(clip["frame_index"][references[0]]), view, spec)
+    keypoints, confidence = view.points(*clip.keypoints(clip["frame_index"][references]))
     music, mask = _music(clip, motion, spec)
     boxes = clip["face_box"]
     face_box = view.boxes(boxes[motion]) if len(boxes) else np.zeros((len(targets), 4), np.float32)
     guidance = {kind: _guidance(clip, kind, targets, sample, view) for kind in spec.kinds}
-    photo_pose = draw(sample["reference_keypoints"], sample["reference_confidence"], view.size)
     person = np.stack([view.mask(clip.mask(number)) for number in targets])
     return sample | {
-        "music": music, "music_mask": mask, "face_box": face_box, "guidance": guidance, "mask": person, "reference_pose": photo_pose
+        "music": music, "music_mask": mask, "face_box": face_box, "guidance": guidance, "mask": person,
+        "reference_keypoints": keypoints, "reference_confidence": confidence,
+        "reference_pose": np.stack([draw(points, sure, view.size) for points, sure in zip(keypoints, confidence)]),
     }  # fmt: skip
 
 
@@ -187,18 +218,19 @@ def _guidance(clip: Clip, kind: str, targets: np.ndarray, pose: Sample, view: tr
     return np.stack([change(clip.image(kind, number)) for number in targets])
 
 
-def _pixels(clip: Clip, targets: np.ndarray, reference: int, view: transforms.View, colours) -> Sample:
-    """The photos: target frames and reference, with the same change of colours."""
-    video = [transforms.recolour(view.photo(clip.image("frames", number)), colours) for number in targets]
-    photo = transforms.recolour(view.photo(clip.image("frames", reference)), colours)
-    return {"video": np.stack(video), "reference": photo}
+def _pixels(clip: Clip, targets: np.ndarray, references: np.ndarray, view: transforms.View, colours) -> Sample:
+    """The photos: target frames and references, with the same change of colours."""
+    photos = lambda numbers: np.stack(  # noqa: E731
+        [transforms.recolour(view.photo(clip.image("frames", number)), colours) for number in numbers]
+    )
+    return {"video": photos(targets), "reference": photos(references)}
 
 
-def _rows(clip: Clip, targets: np.ndarray, reference: int, encoded: Encoded) -> Sample:
+def _rows(clip: Clip, targets: np.ndarray, references: np.ndarray, encoded: Encoded) -> Sample:
     """What stands for the photos: rows of the encoder cache."""
     rows = encoded[clip.clip_id]
     moments = rows["moments"]
-    if np.isnan([moments[frame].flat[0] for frame in (*targets, reference)]).any():
+    if np.isnan([moments[frame].flat[0] for frame in (*targets, *references)]).any():
         raise UserError(f"{clip.where}: a frame could not be read when it was encoded. Delete the encoder cache once it can.")
-    sample = {"moments": moments[targets], "reference_moments": moments[reference]}
-    return sample | ({"reference_token": rows["token"][reference]} if "token" in rows else {})
+    sample = {"moments": moments[targets], "reference_moments": moments[references]}
+    return sample | ({"reference_token": rows["token"][references]} if "token" in rows else {})

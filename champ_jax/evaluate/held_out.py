@@ -61,12 +61,12 @@ def read_clip(clip: Clip, size: tuple[int, int], frames: int, kinds: tuple[str, 
         frames=sample["video"],
         mask=sample["mask"],
         semantic_map=np.stack([_semantic_map(clip, number, size) for number in range(frames)]),
-        photo=sample["reference"],
+        photo=sample["reference"][0],
         photo_map=_semantic_map(clip, int(clip["reference_index"]), size),
         identity=int(clip["identity_id"]),
     )
     step = float(np.median(np.diff(clip["frame_index"]))) if clip.stored > 1 else 1.0
-    pose = (sample["reference_keypoints"], sample["reference_confidence"])
+    pose = (sample["reference_keypoints"][0], sample["reference_confidence"][0])
     return HeldOutClip(truth, sample["guidance"], pose, 1 / (clip.frame_seconds * step))
 
 

@@ -53,6 +53,13 @@ def load_guidance(
     return {kind: maps[kind] for kind in kinds if kind in maps}, mask
 
 
+def load_instances(folder: Path, size: tuple[int, int]) -> np.ndarray | None:
+    """Who each pixel belongs to, u8 [F,*size]: the grey values of folder/instances/*.png, 0 for nobody; None without that folder."""
+    if not (folder / "instances").is_dir():
+        return None
+    return _stack(_images(folder / "instances"), size, Image.Resampling.NEAREST)[..., 0]
+
+
 def _images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by name without suffix, frame_2 before frame_10."""
     paths = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda path: in_order(path.stem))

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,9 +20,16 @@ from champ_jax.pose.retarget import keep_inside, retarget, start_from
 HOMING = 0.5  # share of the way back to the photo's place that a window walks
 
 
-def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """The dance of a photo's person to the first `seconds` of a song: (keypoints [F,J,2] px, confidence [F,J]) at the
-    pipeline's motion_fps.
+class Motion(NamedTuple):
+    """A dance: keypoints f32 [F,J,2] in pixels of the photo, confidence f32 [F,J] 0..1, face f32 [F,E] embeddings."""
+
+    keypoints: np.ndarray
+    confidence: np.ndarray
+    face: np.ndarray
+
+
+def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int, seconds: float) -> Motion:
+    """The dance of a photo's person to the first `seconds` of a song, at the pipeline's motion_fps.
 
     pipeline: a `Pipeline` whose model has M2P. audio: f32 [S] at `rate` Hz, the whole song: tempo, beats and loudness are
     those of the whole, as in training, however much of it is danced to.
@@ -47,7 +54,7 @@ def dance_keypoints(
     size: tuple[int, int],
     fps: float,
     window: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Motion:
     """Dances to any length of music.
 
     Windows follow each other: each starts in the pose that the last one has at its first frame, as M2P learned it,
@@ -60,8 +67,6 @@ def dance_keypoints(
         reference_keypoints: [J,2] pixels of the photo; reference_confidence: [J] 0..1; reference_face: [E].
         size: (H, W) of the photo.
         window: frames of a window; the next one starts in its middle.
-    Returns:
-        (keypoints f32 [F,J,2] pixels of the photo, confidence f32 [F,J] 0..1).
     Raises:
         UserError: features or face of another width than the model's, or a photo without a visible body.
     """
@@ -70,34 +75,41 @@ def dance_keypoints(
         raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
     photo = anchor(reference_keypoints, reference_confidence)
     run = functools.partial(_run_window, _compiled(config), params, reference_face, photo)
-    keypoints, confidence = chain_windows(run, music, reference_keypoints, reference_confidence, window, max(window // 2, 1))
+    keypoints, confidence, face = chain_windows(run, music, reference_keypoints, reference_confidence, window, max(window // 2, 1))
     reference = (reference_keypoints, reference_confidence)
     keypoints = retarget(keypoints, confidence, *reference)
     keypoints = start_from(keypoints, *reference, fps)
-    return keep_inside(keypoints, confidence, *reference, size, fps), confidence
+    return Motion(keep_inside(keypoints, confidence, *reference, size, fps), confidence, face)
 
 
-def chain_windows(run, music, reference_keypoints, reference_confidence, window, hop) -> tuple[np.ndarray, np.ndarray]:
-    """Runs `run(music [w,Dm], pose [J,2], confidence [J]) -> (keypoints [w,J,2], confidence [w,J])` along the music.
+def chain_windows(run, music, reference_keypoints, reference_confidence, window, hop) -> tuple[np.ndarray, ...]:
+    """Runs `run(music [w,Dm], pose [J,2], confidence [J]) -> (keypoints [w,J,2], confidence [w,J], ...)` along the music.
 
-    Returns both for all F frames: weighted means over the windows, which follow each other as in `dance_keypoints`.
+    Returns each of them for all F frames: weighted means over the windows, which follow each other as in `dance_keypoints`.
     A window's weight is a half sine wave squared: unlike triangles it has no corners, which would show as jerks.
     """
     frames = windows(len(music), window, window - hop)
-    points, sure, weight = np.zeros((len(music), sk.J, 2)), np.zeros((len(music), sk.J)), np.zeros(len(music))
-    start, start_confidence = reference_keypoints, reference_confidence
+    totals: list[np.ndarray] = []
+    weight = np.zeros(len(music))
+    start = reference_keypoints, reference_confidence
     share = np.sin(np.pi * (np.arange(len(frames[0])) + 0.5) / len(frames[0])) ** 2
     for index in frames:
         if index[0] > 0:
-            start, start_confidence = points[index[0]] / weight[index[0]], sure[index[0]] / weight[index[0]]
-        keypoints, confidence = run(music[index], start, start_confidence)
-        points[index] += share[:, None, None] * keypoints
-        sure[index] += share[:, None] * confidence
+            start = tuple(total[index[0]] / weight[index[0]] for total in totals[:2])
+        found = run(music[index], *start)
+        totals = totals or [np.zeros((len(music), *array.shape[1:])) for array in found]
+        for total, array in zip(totals, found, strict=True):
+            total[index] += _along(share, array) * array
         weight[index] += share
-    return (points / weight[:, None, None]).astype(np.float32), (sure / weight[:, None]).astype(np.float32)
+    return tuple((total / _along(weight, total)).astype(np.float32) for total in totals)
 
 
-def _run_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray]:
+def _along(values: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """values [F] in the shape in which they multiply the frames of `array` [F,...]."""
+    return values.reshape(-1, *(1,) * (array.ndim - 1))
+
+
+def _run_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One window from the pose `start` [J,2] px, in units of the photo's torso so that the size cannot drift."""
     own = anchor(start, confidence)
     info = NormInfo(own.root, photo.torso)
@@ -106,7 +118,7 @@ def _run_window(function, params, face, photo: NormInfo, music, start, confidenc
     # Steps of many windows would add up to a walk out of the frame.
     way = HOMING * (np.asarray(photo.root) - np.asarray(own.root))
     ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(len(music)) / max(len(music) - 1, 1))
-    return np.asarray(keypoints[0]) + ramp[:, None, None] * way, np.asarray(sure[0])
+    return np.asarray(keypoints[0]) + ramp[:, None, None] * way, np.asarray(sure[0]), np.asarray(outputs["face"][0])
 
 
 @functools.cache
@@ -117,6 +129,6 @@ def _compiled(config: M2PConfig):
     @jax.jit
     def run(params, music, keypoints, confidence, face):
         outputs = nnx.merge(graphdef, params)(music, keypoints, confidence, face)
-        return {name: outputs[name] for name in ("keypoints", "confidence")}
+        return {name: outputs[name] for name in ("keypoints", "confidence", "face")}
 
     return run

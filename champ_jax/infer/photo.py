@@ -4,15 +4,18 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from champ_jax.data import transforms
+from champ_jax.data.faces import FaceModel, embed_faces, face_boxes
 from champ_jax.data.media import read_image, to_rgb
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import BODY, FEET, MIRROR, THRESHOLD, J
 
+MAX_PHOTOS = 8
 MARGIN = 0.1  # of a person's height or width, between keypoints and the edge of what belongs to the person
 
 # A person standing upright with arms hanging, in body heights from (0, crown): body points on the middle line and of the
@@ -75,6 +78,7 @@ def load_photo(
     image: str | os.PathLike | Image.Image | np.ndarray,
     size: tuple[int, int],
     pose: str | os.PathLike | tuple[np.ndarray, np.ndarray] | None = None,
+    faces: FaceModel | None = None,
 ) -> Photo:
     """The photo fitted to `size` (height, width), with the person's pose in its pixels. With a pose the whole person is
     shown, as in training; without one the middle is cut out.
@@ -82,7 +86,7 @@ def load_photo(
     pose: a JSON file, or (keypoints [J,2], confidence [J]) in pixels of the photo as given. Without it the JSON file of
     the photo's name beside the photo counts, and else a body that stands upright in the middle.
     The JSON file holds {"keypoints": [[x, y, confidence], ... 134 of them], "size": [width, height]} with the size of
-    the picture that the pixels refer to, and optionally "face", the face's embedding.
+    the picture that the pixels refer to, and optionally "face", the face's embedding. faces: makes one where the file has none.
     Raises UserError for an unreadable photo or pose.
     """
     picture = load_image(image)
@@ -98,9 +102,24 @@ def load_photo(
         keypoints, confidence, face = read_pose(pose, (width, height))
         source = str(pose)
     keypoints, confidence = np.asarray(keypoints, np.float32), np.asarray(confidence, np.float32)
+    if face is None and faces is not None:
+        vectors, valid = embed_faces(faces, lambda _: picture, face_boxes(keypoints[None], confidence[None], (height, width)))
+        face = vectors[0].astype(np.float32) if valid[0] else None
     view = transforms.fit((height, width), size, _person_box(keypoints, confidence, (height, width)))
     keypoints, confidence = view.points(keypoints, confidence)
     return Photo(view.photo(picture), keypoints, confidence, face, source)
+
+
+def load_photos(images: Any, size: tuple[int, int], poses: Any = None, faces: FaceModel | None = None) -> list[Photo]:
+    """One photo or a list of up to MAX_PHOTOS, each as by `load_photo`; poses: one of its kind, or a list of as many.
+
+    Raises UserError as it does, and for numbers that do not fit.
+    """
+    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    poses = [None] * len(images) if poses is None else poses if isinstance(poses, list) else [poses]
+    if not 1 <= len(images) <= MAX_PHOTOS or len(poses) != len(images):
+        raise UserError(f"{len(images)} photos and {len(poses)} poses: give 1 to {MAX_PHOTOS} photos, and a pose for each or none")
+    return [load_photo(image, size, pose, faces) for image, pose in zip(images, poses)]
 
 
 def _person_box(keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,8 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,9 +19,12 @@ from champ_jax.checkpoint.partial import account
 from champ_jax.convert.components import gather
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
-from champ_jax.infer.maps import load_guidance
+from champ_jax.data.faces import FaceModel
+from champ_jax.infer.maps import load_guidance, load_instances
 from champ_jax.infer.music import music_to_pose
-from champ_jax.infer.photo import Photo, load_photo
+from champ_jax.infer.mix import MUSIC_SHARE, Maps, mix_with_music
+from champ_jax.infer.people import Person, check_instances, owners, who
+from champ_jax.infer.photo import load_photos
 from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
 from champ_jax.infer.video import Video
 from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
@@ -28,6 +32,7 @@ from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.vae import vae_images, vae_latents
+from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
 from champ_jax.pose.draw import draw_clip
 
@@ -57,7 +62,8 @@ class PipelineSettings:
 
 
 class Pipeline:
-    """A model ready to make videos. `settings` are its defaults, `config` its geometry, `params` its parameters.
+    """A model ready to make videos. `settings` are its defaults, `config` its geometry, `params` its parameters; `faces`, if it
+    is set, embeds the faces of photos that come without an embedding.
 
     Compiled functions are kept, so a second video of the same size starts at once.
     """
@@ -80,6 +86,7 @@ class Pipeline:
         account(_shapes(params), _shapes(expected), source=source)
         self.params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32 if on_cpu else x.dtype), params)
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
+        self.faces: FaceModel | None = None
         self._functions = _Functions(config, graphdef, self.schedule)
 
     @property
@@ -93,6 +100,10 @@ class Pipeline:
         guidance: Mapping[str, np.ndarray] | str | os.PathLike,
         *,
         pose: Any = None,
+        face: np.ndarray | None = None,
+        photo_weights: Sequence[float] | None = None,
+        people: Sequence[int] | None = None,
+        instances: np.ndarray | None = None,
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         seed: int = 0,
@@ -101,11 +112,15 @@ class Pipeline:
         on_progress: Progress | None = None,
         **sampling: Any,
     ) -> Video:
-        """The person of a photo moving as guidance maps say.
+        """The person of a photo, or of several, moving as guidance maps say.
 
-        image: path, PIL image or u8 [H,W,3], fitted to `size` (height, width; the model's own by default).
+        image: path, PIL image or u8 [H,W,3], fitted to `size` (height, width; the model's own by default); a list of up to 8
+        are photos of one person, of different poses or views, or with `instances` of several people.
         guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, or a folder (see maps.load_guidance).
-        pose: the photo's pose, as in `photo.load_photo`; only models with `reference_pose` look at it.
+        pose: the photo's pose, as in `photo.load_photo`, or a list; only models with `reference_pose` look at it.
+        face: embedding [E] of the face; by default the photos' own. photo_weights: what each photo counts, all alike.
+        instances: u8 [F,*size], who each pixel of each frame belongs to: 0 nobody, then 1, 2 and on (or the folder's
+        instances/). people: whom each photo shows, one after another by default; a person's pixels read that person's photos.
         fps: of the result. steps, guidance_scale: of sampling; on_progress(done, total) is called as it goes on.
         sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map; its
         metadata says what made it and how long that took, compiling included.
@@ -114,12 +129,19 @@ class Pipeline:
         began = time.perf_counter()
         size = self._check_size(size)
         settings = self._sample_settings(steps, guidance_scale, sampling)
-        photo = load_photo(image, size, pose)
+        photos = load_photos(image, size, pose, self.faces)
         if isinstance(guidance, (str, os.PathLike)):
-            guidance, _ = load_guidance(guidance, self.kinds, size)
+            folder = Path(guidance)
+            guidance, _ = load_guidance(folder, self.kinds, size)
+            instances = load_instances(folder, size) if instances is None else instances
         self._check_guidance(guidance, size)
-        frames, first = self._render(photo, guidance, seed, settings, on_progress)
-        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source, **_times(began, first)}
+        maps = Maps(tuple(guidance), np.stack(list(guidance.values()), 1))
+        person = who(photos, photo_weights, face)
+        if instances is not None:
+            check_instances(instances, len(maps.pixels), size)
+            person = person._replace(owners=owners(instances, people or range(1, len(photos) + 1)))
+        frames, first = self._render(person, maps, seed, settings, on_progress)
+        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source, **_times(began, first)}
         return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)
 
     def dance(
@@ -129,6 +151,10 @@ class Pipeline:
         *,
         seconds: float | None = None,
         pose: Any = None,
+        face: np.ndarray | None = None,
+        photo_weights: Sequence[float] | None = None,
+        guidance: Mapping[str, np.ndarray] | str | os.PathLike | None = None,
+        music_share: float | Mapping[str, Any] | np.ndarray = MUSIC_SHARE,
         size: tuple[int, int] | None = None,
         seed: int = 0,
         steps: int | None = None,
@@ -136,11 +162,14 @@ class Pipeline:
         on_progress: Progress | None = None,
         **sampling: Any,
     ) -> Video:
-        """The person of a photo dancing to a song: music to poses, poses to a drawn skeleton, skeleton to frames.
+        """The person of a photo dances to a song: music to poses, poses to a drawn skeleton, skeleton to frames.
 
+        image: a photo, or a list of photos of one person; the first one's pose is where the dance starts.
         song: wav, flac, ogg or mp3. seconds: how much of it; all by default. pose: the photo's pose, as in
-        `photo.load_photo`. The rest as in `animate`. The result's metadata holds the dance at the rate
-        `motion_fps`, keypoints [T,J,2] in pixels and confidence [T,J], and where the photo's pose came from.
+        `photo.load_photo`. guidance: maps to mix with the skeleton that music drives, as in `animate`, one for each frame of
+        the video. music_share: what the music counts beside them, 0 to 1, for all, for each frame [F], or {kind: either}; the
+        skeleton of the music counts that, a given map the rest. The rest as in `animate`. The result's metadata holds the
+        dance at the rate `motion_fps`, keypoints [T,J,2] in pixels and confidence [T,J], and where the photo's pose came from.
         Raises UserError for a photo or song that cannot be used, and for models without M2P or skeleton guidance.
         """
         if self.config.m2p is None or "dwpose" not in self.kinds:
@@ -150,16 +179,25 @@ class Pipeline:
         began = time.perf_counter()
         size = self._check_size(size)
         settings = self._sample_settings(steps, guidance_scale, sampling)
-        photo = load_photo(image, size, pose)
+        photos = load_photos(image, size, pose, self.faces)
         audio, rate = load_audio(song)
         duration = min(seconds or math.inf, len(audio) / rate)
-        keypoints, confidence = music_to_pose(self, photo, audio, rate, duration)
-        shown = self._video_frames(duration, len(keypoints))
-        skeleton = draw_clip(keypoints[shown], confidence[shown], size)
-        frames, first = self._render(photo, {"dwpose": skeleton}, seed, settings, on_progress)
+        motion = music_to_pose(self, photos[0], audio, rate, duration)
+        shown = self._video_frames(duration, len(motion.keypoints))
+        skeleton = draw_clip(motion.keypoints[shown], motion.confidence[shown], size)
+        maps = Maps(("music",), skeleton[:, None])
+        if guidance is not None:
+            if isinstance(guidance, (str, os.PathLike)):
+                guidance, _ = load_guidance(guidance, self.kinds, size)
+            self._check_guidance(guidance, size)
+            maps = mix_with_music(guidance, skeleton, music_share)
+        person = who(photos, photo_weights, face)
+        if face is None and person.face is not None:
+            person = person._replace(face=motion.face[shown])
+        frames, first = self._render(person, maps, seed, settings, on_progress)
         metadata = {
-            "seed": seed, **dataclasses.asdict(settings), "pose_source": photo.pose_source, **_times(began, first),
-            "keypoints": keypoints, "confidence": confidence, "motion_fps": self.settings.motion_fps,
+            "seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source, **_times(began, first),
+            "keypoints": motion.keypoints, "confidence": motion.confidence, "motion_fps": self.settings.motion_fps,
         }  # fmt: skip
         return Video(frames, self.settings.fps, skeleton, metadata)
 
@@ -169,20 +207,25 @@ class Pipeline:
         index = np.round(np.arange(count) * self.settings.motion_fps / self.settings.fps).astype(int)
         return np.minimum(index, poses - 1)
 
-    def _render(self, photo: Photo, guidance, seed: int, settings: SampleSettings, on_progress) -> tuple[np.ndarray, float]:
-        """(frames u8 [F,H,W,3] of guidance maps {kind: u8 [F,H,W,3]}, the clock's time when the first of them was there)."""
+    def _render(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> tuple[np.ndarray, float]:
+        """(frames u8 [F,H,W,3] of guidance maps, the clock's time when the first of them was there)."""
         functions, params = self._functions, self.params
-        skeleton = draw_clip(photo.keypoints[None], photo.confidence[None], photo.image.shape[:2])
-        reference, context = functions.encode_photo(params, photo.image[None], skeleton)
-        maps = np.stack([guidance[kind] for kind in guidance], 1)
-        kinds = tuple(guidance)
-        frames = min(settings.window, len(maps))
+        seen, context = functions.encode_photos(params, person.images, person.skeletons, person.weights)
+        count = len(maps.pixels)
+        window = min(settings.window, count)
         strength = self.settings.guidance_strength
-        encoded = in_chunks(lambda chunk: strength * functions.encode_guidance(params, kinds, chunk), maps, frames)
-        height, width = photo.image.shape[:2]
-        grid = (height // self.config.vae.downsampling, width // self.config.vae.downsampling)
-        noise = initial_noise(seed, len(maps), (*grid, self.config.vae.latent_channels))
-        conditions = Conditions(encoded, reference, context)
+        chunks = (maps.pixels, maps.weights if maps.weights is not None else np.ones((count, len(maps.kinds)), np.float32))
+        encoded = in_chunks(lambda pixels, weights: strength * functions.encode_guidance(params, maps.kinds, pixels, weights), chunks, window)
+        frames: dict[str, np.ndarray] = {}
+        if self.config.face_id and person.face is not None:
+            faces = np.atleast_2d(person.face).astype(np.float32)
+            tokens = in_chunks(lambda face: functions.encode_face(params, face, context), (faces,), min(len(faces), window))
+            frames["face"] = np.broadcast_to(tokens, (count, *tokens.shape[1:]))
+        height, width = (side // self.config.vae.downsampling for side in person.images.shape[1:3])
+        if person.owners is not None:
+            frames["weight"] = person.weights_of_cells((height, width))
+        noise = initial_noise(seed, count, (height, width, self.config.vae.latent_channels))
+        conditions = Conditions(encoded, seen, context, frames)
         latents = sample_latents(functions.denoise, params, noise, conditions, self.schedule, settings, on_progress)
         ready: list[float] = []
 
@@ -191,7 +234,7 @@ class Pipeline:
             ready.append(time.perf_counter())
             return images
 
-        return in_chunks(decode, latents[0], min(DECODE_FRAMES, len(maps))), ready[0]
+        return in_chunks(decode, (latents[0],), min(DECODE_FRAMES, count)), ready[0]
 
     def _sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
         own = self.settings
@@ -235,39 +278,53 @@ class _Functions:
     """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
 
     def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef, schedule: Schedule):
-        def encode_photo(params, image, skeleton):
-            """u8 [1,H,W,3] each -> (projected reference [1,...] or None, context [1,1,Dc] or None)."""
+        def encode_photos(params, images, skeletons, weights):
+            """u8 [R,H,W,3] each, [R] -> ({"reference": projected [1,...], "weight": [1,R]}, context [1,1,Dc] or None)."""
             model = merge(graphdef, params)
-            latents = vae_latents(model.vae, image.astype(jnp.float32) / 127.5 - 1)
-            context = None
+            latents = vae_latents(model.vae, images.astype(jnp.float32) / 127.5 - 1)[None]
+            tokens = context = None
             if config.unet.context_dim is not None:
-                context = jnp.zeros((1, 1, config.unet.context_dim))
+                tokens = jnp.zeros((1, len(images), 1, config.unet.context_dim))
             if model.clip is not None:
-                context = model.clip(clip_resize(image, config.clip.image_size))[:, None]
+                tokens = model.clip(clip_resize(images, config.clip.image_size))[None, :, None]
+            if tokens is not None:
+                context = (tokens * shares(weights[None])[:, :, None, None]).sum(axis=1)
             if model.reference is None:
-                return None, context
+                return {}, context
             pose = None
             if config.reference_pose:
-                pose = model.guidance["dwpose"](skeleton.astype(jnp.float32)[None] / 255)[0]
-            features = reference_features(model.reference, latents, context, pose)
-            return project_reference(model.denoiser, features), context
+                pose = model.guidance["dwpose"](skeletons.astype(jnp.float32)[None] / 255)
+            features = reference_features(model.reference, latents, tokens, pose, coarse=bool(config.unet.coarse))
+            return {"reference": project_reference(model.denoiser, features), "weight": weights[None]}, context
 
-        def encode_guidance(params, kinds, maps):
-            """u8 [F,G,H,W,3] with the maps of `kinds` along G -> [F,h,w,D0]."""
+        def encode_guidance(params, kinds, maps, weights):
+            """u8 [F,G,H,W,3] with the maps of `kinds` along G, f32 [F,G] what each counts -> [F,h,w,D0]."""
             model = merge(graphdef, params)
             maps = maps.astype(jnp.float32)[None] / 255
-            return fuse_guidance(model.guidance, {kind: maps[:, :, i] for i, kind in enumerate(kinds)})[0]
+            each = {kind: (maps[:, :, i], weights[None, :, i]) for i, kind in enumerate(kinds)}
+            music = each.pop("music", None)
+            given, counts = ({kind: pair[i] for kind, pair in each.items()} for i in (0, 1))
+            return fuse_guidance(model.guidance, given, counts, model.fusion, music)[0]
 
-        def denoise(params, latents, t, context, guidance, reference):
-            latents = network_input(schedule, latents, t)
-            return merge(graphdef, params).denoiser(latents, t, context, guidance, reference=reference)
+        def encode_face(params, faces, context):
+            """Faces [F,E], context [1,1,Dc] -> tokens [F,n,Dc]."""
+            return merge(graphdef, params).face_id(faces, jnp.repeat(context, len(faces), 0))
+
+        def denoise(params, latents, t, context, guidance, person, frames):
+            person, frames = person or {}, frames or {}
+            face = (frames["face"], jnp.ones(len(latents))) if "face" in frames else None
+            return merge(graphdef, params).denoiser(
+                network_input(schedule, latents, t), t, context, guidance, person.get("reference"),
+                frames.get("weight", person.get("weight")), face,
+            )  # fmt: skip
 
         def decode(params, latents):
             """[F,h,w,C] -> u8 [F,H,W,3]."""
             images = vae_images(merge(graphdef, params).vae, latents)
             return jnp.round(images * 255).astype(jnp.uint8)
 
-        self.encode_photo = jax.jit(encode_photo)
+        self.encode_photos = jax.jit(encode_photos)
+        self.encode_face = jax.jit(encode_face)
         self.encode_guidance = jax.jit(encode_guidance, static_argnums=1)
         self.denoise = denoise
         self.decode = jax.jit(decode)

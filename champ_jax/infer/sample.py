@@ -19,8 +19,9 @@ from champ_jax.diffusion.schedule import Schedule
 from champ_jax.diffusion.windows import champ_windows, window_weights, windows
 from champ_jax.errors import UserError
 
-# denoise(params, latents [B,F,h,w,C], t, context [B,L,Dc], guidance [B,F,h,w,D0], reference or None) -> [B,F,h,w,C].
-# `reference` is a tree of arrays with a leading axis of B. Compared by identity for the compile cache: make it once.
+# denoise(params, latents [B,F,h,w,C], t, context [B,L,Dc], guidance [B,F,h,w,D0], person, frames) -> [B,F,h,w,C].
+# `person` and `frames` are trees of arrays [B,...] and [B,F,...], or None where no photo is seen. Compared by identity for
+# the compile cache: make it once.
 Denoise = Callable[..., jax.Array]
 
 
@@ -28,13 +29,15 @@ class Conditions(NamedTuple):
     """What is known about one clip before its frames are drawn.
 
     guidance: [F,h,w,D0], the fused output of the guidance encoders (host).
-    reference: tree of arrays [1,...], the photo's projected keys and values by block; None for no reference at all.
-    context: [1,L,Dc], the photo's image tokens.
+    person: tree of arrays [1,...] of what the photos say: keys and values by block, what each photo counts, the face.
+    context: [1,L,Dc], the photos' image tokens.
+    frames: tree of arrays [F,...] of what they say of each frame (host): which photo which cell reads, the face; None for nothing.
     """
 
     guidance: np.ndarray
-    reference: Any
+    person: Any
     context: jax.Array
+    frames: Any = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class SampleSettings:
     """How a clip is sampled.
 
     steps: DDIM steps. guidance_scale: strength of classifier-free guidance; 1 switches it off at half the cost.
+    guidance_strength: what the maps count in the first step and in the last, and in a straight line between.
     window, overlap: frames denoised together and shared by neighbours. window_batch: windows denoised at once.
     compat: "champ" reproduces CHAMP's pipeline: windows that wrap around the end of the clip, a plain mean where they
       overlap, and diffusers' previous timesteps.
@@ -49,6 +53,7 @@ class SampleSettings:
 
     steps: int = 20
     guidance_scale: float = 3.5
+    guidance_strength: tuple[float, float] = (1.0, 1.0)
     window: int = 24
     overlap: int = 4
     window_batch: int = 1
@@ -59,6 +64,8 @@ class SampleSettings:
             raise UserError(f"steps is {self.steps}: sampling needs at least 1")
         if not 1 <= self.guidance_scale < np.inf:
             raise UserError(f"guidance scale is {self.guidance_scale}: give 1 (no guidance) or more")
+        if len(self.guidance_strength) != 2 or not all(0 <= strength < np.inf for strength in self.guidance_strength):
+            raise UserError(f"guidance strength is {self.guidance_strength}: give two numbers of at least 0, of the first step and the last")
         if self.window < 1 or self.window_batch < 1 or not 0 <= self.overlap < self.window:
             raise UserError(
                 f"window {self.window}, overlap {self.overlap}, window_batch {self.window_batch}: expected a window and a batch of at "
@@ -79,14 +86,14 @@ def initial_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> np.nda
 
 
 @partial(jax.jit, static_argnames=("denoise", "guided"))
-def _predict(denoise, guided, params, latents, t, guidance, reference, context, scale):
+def _predict(denoise, guided, params, latents, t, guidance, person, context, frames, scale):
     """Guided prediction for a batch of windows [W,n,h,w,C]; the unconditional half sees no photo, but the guidance."""
     count = latents.shape[0]
-    reference, context = jax.tree.map(lambda x: jnp.repeat(x, count, 0), (reference, context))
-    cond = denoise(params, latents, t, context, guidance, reference)
+    person, context = jax.tree.map(lambda x: jnp.repeat(x, count, 0), (person, context))
+    cond = denoise(params, latents, t, context, guidance, person, frames)
     if not guided:
         return cond.astype(jnp.float32)
-    uncond = denoise(params, latents, t, jax.tree.map(jnp.zeros_like, context), guidance, None)
+    uncond = denoise(params, latents, t, jax.tree.map(jnp.zeros_like, context), guidance, None, None)
     return classifier_free(uncond, cond, scale)
 
 
@@ -115,12 +122,13 @@ def sample_latents(
     guided = settings.guidance_scale != 1
     for number, (t, t_previous) in enumerate(zip(visited, previous, strict=True)):
         total = np.zeros_like(clip)
+        strength = np.float32(np.interp(number, [0, max(settings.steps - 1, 1)], settings.guidance_strength))
         for done, batch in enumerate(batches):
             # The last batch is filled up with copies of the last window, to keep one compiled shape.
             frames = index[np.minimum(batch, len(index) - 1)]
             predicted = _predict(
-                denoise, guided, params, clip[frames], t, conditions.guidance[frames], conditions.reference,
-                conditions.context, settings.guidance_scale,
+                denoise, guided, params, clip[frames], t, strength * conditions.guidance[frames], conditions.person,
+                conditions.context, jax.tree.map(lambda x: x[frames], conditions.frames), settings.guidance_scale,
             )  # fmt: skip
             for window, value in zip(batch[batch < len(index)], np.asarray(predicted), strict=False):
                 total[index[window]] += weights[window][:, None, None, None] * value
@@ -139,16 +147,14 @@ def _plan(frames: int, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray
     return np.asarray(index), window_weights(index)
 
 
-def in_chunks(function: Callable[[np.ndarray], jax.Array], values: np.ndarray, size: int) -> np.ndarray:
-    """function over `values` [F,...] in chunks of `size` frames, results on the host; one compiled shape.
+def in_chunks(function: Callable[..., jax.Array], values: tuple[np.ndarray, ...], size: int) -> np.ndarray:
+    """function over arrays `values`, each [F,...], in chunks of `size` frames, results on the host; one compiled shape.
 
     The last chunk is filled up with copies of its last frame, which are thrown away.
     """
     results = []
-    for start in range(0, len(values), size):
-        chunk = values[start : start + size]
-        count = len(chunk)
-        if count < size:
-            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - count, 0)])
-        results.append(np.asarray(function(chunk))[:count])
+    total = len(values[0])
+    for start in range(0, total, size):
+        index = np.minimum(np.arange(start, start + size), total - 1)
+        results.append(np.asarray(function(*(array[index] for array in values)))[: total - start])
     return np.concatenate(results)

@@ -12,7 +12,8 @@ from champ_jax.config import did_you_mean
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 from champ_jax.models.clip import CLIP, CLIPConfig
-from champ_jax.models.guidance import GuidanceConfig, GuidanceEncoder
+from champ_jax.models.face_id import FaceID, FaceIDConfig
+from champ_jax.models.guidance import Fusion, GuidanceConfig, GuidanceEncoder
 from champ_jax.models.m2p import M2P, M2PConfig
 from champ_jax.models.temporal import TemporalConfig
 from champ_jax.models.unet import UNet, UNetConfig
@@ -53,6 +54,8 @@ class AnimatorConfig:
         photo is worth.
       reference_pose: whether the reference network also reads the skeleton of the photo's person, through the dwpose
         encoder. It tells attention which limb of the photo is which (UniAnimate, arXiv 2406.01188, does so); CHAMP does not.
+      face_id: the network that makes tokens of the person's face, which the denoiser reads as `unet.identity` says; None
+        for a model without.
     """
 
     unet: UNetConfig = UNetConfig(temporal=TemporalConfig())
@@ -64,6 +67,7 @@ class AnimatorConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     reference: bool = True
     reference_pose: bool = False
+    face_id: FaceIDConfig | None = None
 
     def __post_init__(self):
         unknown = [kind for kind in self.kinds if kind not in GUIDANCE_KINDS]
@@ -73,6 +77,19 @@ class AnimatorConfig:
             raise UserError("a model without reference never sees the photo: leave out clip and reference_pose too.")
         if self.reference_pose and "dwpose" not in self.kinds:
             raise UserError(f"reference_pose needs the dwpose encoder, but kinds are {tuple(self.kinds)}.")
+        if not self.reference and (self.unet.style or self.unet.coarse):
+            raise UserError("a model without reference has no style to take and no smaller photo to read: leave out unet.style and unet.coarse.")
+        if (self.face_id is None) != (self.unet.identity is None):
+            raise UserError("face_id makes the tokens that unet.identity reads: give both, or leave both out.")
+        if self.unet.identity == "aligned" and not self.clip:
+            raise UserError("unet.identity 'aligned' takes on the statistics of the image token, and without clip there is none: use 'plain'.")
+        if self.face_id and {self.face_id.width, self.face_id.clip_width} != {self.unet.context_dim}:
+            raise UserError(
+                f"face_id.width {self.face_id.width} and face_id.clip_width {self.face_id.clip_width} must equal unet.context_dim "
+                f"{self.unet.context_dim}: its tokens stand beside the image token, which it reads."
+            )
+        if self.face_id and self.m2p and self.face_id.embedding != self.m2p.face_dim:
+            raise UserError(f"face_id.embedding {self.face_id.embedding} must equal m2p.face_dim {self.m2p.face_dim}: both are of one face model.")
         if self.guidance.out_channels != self.unet.channels[0]:
             raise UserError(
                 f"guidance.out_channels is {self.guidance.out_channels}, but guidance is added to the denoiser's first "
@@ -111,6 +128,7 @@ _PARTS = {
     "vae": VAEConfig,
     "clip": CLIPConfig,
     "m2p": M2PConfig,
+    "face_id": FaceIDConfig,
     "schedule": ScheduleConfig,
 }
 
@@ -129,24 +147,33 @@ def _build(cls, values: Mapping[str, Any], where: str):
 
 
 class Animator(nnx.Module):
-    """All networks of one model; `reference`, `clip` and `m2p` are None where the configuration has none.
+    """All networks of one model; `reference`, `clip`, `m2p` and `face_id` are None where the configuration has none.
 
     Attributes:
       denoiser, reference: UNets of the same geometry.
       guidance: kind to encoder.
-      vae, clip, m2p: see their modules.
+      vae, clip, m2p, face_id: see their modules.
+      fusion: of what the encoders say, or None.
     """
 
     def __init__(self, config: AnimatorConfig, rngs: nnx.Rngs, policy: Policy = Policy()):
         """Args: config what to build; rngs the source of initial parameters; policy its precision."""
         self.config = config
         self.denoiser = UNet(config.unet, rngs, policy)
-        same = dataclasses.replace(config.unet, head=False, temporal=None)
+        same = reference_config(config.unet)
         self.reference = UNet(same, rngs, policy) if config.reference else None
         self.guidance = nnx.Dict({kind: GuidanceEncoder(config.guidance, rngs, policy) for kind in config.kinds})
         self.vae = VAE(config.vae, rngs, policy)
         self.clip = CLIP(config.clip, rngs, policy) if config.clip else None
         self.m2p = M2P(config.m2p, rngs, policy) if config.m2p else None
+        self.face_id = FaceID(config.face_id, rngs, policy) if config.face_id else None
+        self.fusion = Fusion(config.guidance, config.kinds, rngs, policy) if config.guidance.fusion == "attention" else None
+
+
+def reference_config(unet: UNetConfig) -> UNetConfig:
+    """Geometry of the reference network of a denoiser: the same without head, temporal modules, and what reads a reference."""
+    without = {"temporal": None, "identity": None, "style": None, "coarse": None, "reference_attention": True}
+    return dataclasses.replace(unet, head=False, **without)
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:

@@ -1,4 +1,4 @@
-"""Guidance encoders: one a kind of map (depth, normal, semantic map, pose), and the sum of what they say.
+"""Guidance encoders: one a kind of map (depth, normal, semantic map, pose), and how what they say comes together.
 
 CHAMP's models/guidance_encoder.py, of which only the last attention ever runs; the others, which its checkpoints also
 hold, do not exist here.
@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
 from champ_jax.nn.blocks import SpatialTransformer
-from champ_jax.nn.layers import conv, fold_patches
+from champ_jax.nn.layers import conv, fold_patches, kernel_init, layer_norm, linear
 from champ_jax.nn.policy import Policy
 
 
@@ -30,6 +31,8 @@ class GuidanceConfig:
       out_channels: width of the result; the denoiser's first level has it too.
       heads, groups: of the attention at the last resolution.
       ff_mult: width of its feed-forward, in widths.
+      fusion: how the kinds come together: None sums them, as CHAMP does; "gates" multiplies each channel of a kind by a
+        number that is learnt and starts at 1; "attention" adds what they find in each other, see `Fusion`.
     """
 
     channels: tuple[int, ...] = (16, 32, 96, 256)
@@ -39,8 +42,13 @@ class GuidanceConfig:
     heads: int = 8
     groups: int = 32
     ff_mult: int = 4
+    fusion: str | None = None
 
     def __post_init__(self):
+        if self.fusion not in (None, "gates", "attention"):
+            raise UserError(f"guidance.fusion is {self.fusion!r}: expected None, gates or attention.")
+        if self.fusion == "attention" and self.out_channels % self.heads:
+            raise UserError(f"guidance: out_channels {self.out_channels} must divide into {self.heads} heads.")
         if self.attention and (self.channels[-1] % self.heads or self.channels[-1] % self.groups):
             raise UserError(f"guidance: the last of channels {self.channels} must divide into {self.heads} heads and {self.groups} groups.")
 
@@ -66,6 +74,7 @@ class GuidanceEncoder(nnx.Module):
             SpatialTransformer(channels[-1], config.heads, config.groups, None, config.ff_mult, rngs, policy) if config.attention else None
         )
         self.conv_out = conv(channels[-1], config.out_channels, rngs, policy, zero=True)
+        self.gate = nnx.Param(jnp.ones((config.out_channels,), policy.param)) if config.fusion == "gates" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Encodes maps x [B,F,H,W,3], float in [0,1] -> [B,F,h,w,out_channels].
@@ -81,6 +90,8 @@ class GuidanceEncoder(nnx.Module):
         if self.attention is not None:
             hidden, _ = self.attention(hidden, batch=sizes["B"])
         out = self.conv_out(hidden)
+        if self.gate is not None:
+            out = out * self.gate[...].astype(out.dtype)
         return out.reshape(*x.shape[:2], *out.shape[1:])
 
     def convolve(self, x: jax.Array) -> jax.Array:
@@ -91,31 +102,81 @@ class GuidanceEncoder(nnx.Module):
         return hidden
 
 
+class Fusion(nnx.Module):
+    """Attention over the kinds of guidance at each cell, added to their sum; nothing at first.
+
+    DreamDance (arXiv 2412.00397) lets its geometric maps attend to each other so; which kind a feature is of is told by an
+    embedding of its name, so that any subset will do, in any order.
+    """
+
+    def __init__(self, config: GuidanceConfig, kinds: tuple[str, ...], rngs: nnx.Rngs, policy: Policy = Policy()):
+        """Args: config of the encoders, of whose width it is; kinds that there are encoders for."""
+        width = config.out_channels
+        self.heads = config.heads
+        self.kind = nnx.Dict({kind: nnx.Param(kernel_init(rngs.params(), (width,), policy.param)) for kind in kinds})
+        self.norm = layer_norm(width, rngs, policy)
+        self.to_q, self.to_k, self.to_v = (linear(width, width, rngs, policy, bias=False) for _ in range(3))
+        self.to_out = linear(width, width, rngs, policy, zero=True)
+
+    def __call__(self, encoded: Mapping[str, jax.Array], present: Mapping[str, jax.Array]) -> jax.Array:
+        """What is added to the sum.
+
+        Args:
+          encoded: kind to [B,F,h,w,D0].
+          present: kind to [B,F], 0 where the kind is not there: it is not looked at.
+
+        Returns:
+          [B,F,h,w,D0].
+        """
+        kinds = sorted(encoded)
+        seen = jnp.stack([present[kind] > 0 for kind in kinds], axis=-1)[:, :, None, None]  # [B,F,1,1,G]
+        tokens = jnp.stack([encoded[kind] + self.kind[kind][...].astype(encoded[kind].dtype) for kind in kinds], axis=-2)
+        normed = self.norm(tokens)
+        q, k, v = (project(normed).reshape(*tokens.shape[:-1], self.heads, -1) for project in (self.to_q, self.to_k, self.to_v))
+        logits = jnp.einsum("...gkd,...mkd->...kgm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(seen[..., None, None, :], logits, -1e30), axis=-1)
+        found = jnp.einsum("...kgm,...mkd->...gkd", weights.astype(v.dtype), v).reshape(tokens.shape)
+        found = jnp.where(seen[..., None], found, 0).sum(axis=-2)
+        return self.to_out(found / jnp.maximum(seen.sum(axis=-1, keepdims=True), 1).astype(found.dtype))
+
+
 def fuse_guidance(
     encoders: Mapping[str, GuidanceEncoder],
     maps: Mapping[str, jax.Array],
     weights: Mapping[str, jax.Array] | None = None,
+    fusion: Fusion | None = None,
+    music: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array | None:
-    """Sums the encodings of the maps that are there, as CHAMP does.
+    """Encodes the maps that are there and sums them, as CHAMP does; with `fusion`, what their attention to each other adds too.
 
     Args:
       encoders: kind to encoder.
       maps: kind to [B,F,H,W,3] in [0,1]; any subset of the encoders' kinds.
-      weights: kind to [B], what to multiply that kind by in each sample (0 drops it); kinds left out count as 1.
+      weights: kind to [B] or [B,F], what to multiply that kind by in each sample (0 drops it); kinds left out count as 1.
+      fusion: of models that have one.
+      music: the skeleton that music drives, [B,F,H,W,3], and its weight [B,F]: joins what `maps` has of the skeleton.
 
     Returns:
-      [B,F,h,w,D0], or None when `maps` is empty.
+      [B,F,h,w,D0], or None when there is no map at all.
 
     Raises:
       UserError: a map of a kind without an encoder.
     """
-    unknown = sorted(set(maps) - set(encoders))
+    given = [(kind, x, None if weights is None else weights.get(kind)) for kind, x in maps.items()]
+    given += [] if music is None else [("dwpose", *music)]
+    unknown = sorted({kind for kind, *_ in given} - set(encoders))
     if unknown:
         raise UserError(f"guidance {unknown} given, but this model has encoders for {sorted(encoders)}.")
-    total = None
-    for kind, x in maps.items():
-        encoded = encoders[kind](x)
-        if weights is not None and kind in weights:
-            encoded = encoded * weights[kind].astype(encoded.dtype)[:, None, None, None, None]
-        total = encoded if total is None else total + encoded
-    return total
+    encoded: dict[str, jax.Array] = {}
+    present: dict[str, jax.Array] = {}
+    for kind, x, weight in given:
+        found, there = encoders[kind](x), jnp.ones(x.shape[:2])
+        if weight is not None:
+            there = jnp.broadcast_to(weight if weight.ndim == 2 else weight[:, None], x.shape[:2])
+            found = found * there.astype(found.dtype)[:, :, None, None, None]
+        encoded[kind] = encoded[kind] + found if kind in encoded else found
+        present[kind] = present[kind] + there if kind in present else there
+    if not encoded:
+        return None
+    total = sum(encoded.values())
+    return total if fusion is None else total + fusion(encoded, present)

@@ -159,11 +159,15 @@ def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()[:16]
 
 
+ADDED = ("/temporal", "/style/", "/coarse/", "attn2/id_", "/gate")
+"""In the paths of what may stand beside a network's own parameters, and changes nothing while it is new."""
+
+
 def _fresh(expected: dict, given: dict, config) -> set[str]:
-    """Paths that start from random values: components, and temporal modules, that the given weights lack altogether."""
+    """Paths that start from random values: components, and what is added to them, that the given weights lack altogether."""
 
     def group(path: str) -> str:
-        return path.split("/")[0] + ("/temporal" if "/temporal" in path else "")
+        return path.split("/")[0] + next((f" ({part.strip('/')})" for part in ADDED if part in path), "")
 
     present = {group(path) for path in given}
     fresh = {path for path in expected if group(path) not in present}
@@ -212,6 +216,10 @@ def _derive(described: dict) -> None:
     described["guidance"] = {"out_channels": unet["channels"][0], **described.get("guidance", {})}
     if described.get("clip"):
         described["clip"] = {"projection": unet["context_dim"], **described["clip"]}
+    if described.get("face_id") is not None:
+        width = {"width": unet["context_dim"], "clip_width": unet["context_dim"]}
+        embedding = {"embedding": described["m2p"]["face_dim"]} if described.get("m2p") else {}
+        described["face_id"] = {**width, **embedding, **described["face_id"]}
 
 
 def with_pipeline_settings(described: dict[str, Any], config, records: Records) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from champ_jax.train.stages import M2P_WEIGHTS, STAGES
 COMPUTE_DTYPES = ("float32", "bfloat16")
 POSITIVE = {
     "optim": ("steps", "accumulation"),
-    "data": ("batch_size", "frames", "first_frames", "stride", "size"),
+    "data": ("batch_size", "frames", "first_frames", "stride", "size", "references"),
     "log": ("scalars", "evaluate", "save", "validation_batches"),
 }
 

@@ -1,4 +1,4 @@
-"""What the denoiser is told in training: reference, image token and guidance, with their dropouts."""
+"""What the denoiser is told in training: references, image token, face and guidance, with their dropouts."""
 
 from typing import Any, NamedTuple
 
@@ -11,8 +11,9 @@ from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.m2p import to_pixels
 from champ_jax.models.reference import reference_features
+from champ_jax.models.unet import ReferenceFeatures
 from champ_jax.models.vae import latents_of, vae_latents
-from champ_jax.nn.kernels import devices
+from champ_jax.nn.kernels import devices, shares
 from champ_jax.pose.differentiable import FRAMES_AT_ONCE, pose_map
 
 Batch = dict[str, Any]
@@ -21,19 +22,22 @@ Batch = dict[str, Any]
 class Conditions(NamedTuple):
     """The denoiser's inputs besides noise.
 
-    context [B,1,Dc] or None; guidance [B,F,h,w,D0]; reference {block: [B,N,D]} or None; keep_reference [B] of 0/1.
+    context [B,1,Dc] or None; guidance [B,F,h,w,D0]; reference, its features, or None; reference_weight [B,R];
+    face ([B,F or 1,n,Dc], [B] of 0/1) or None.
     """
 
     context: jax.Array | None
     guidance: jax.Array
-    reference: dict[str, jax.Array] | None
-    keep_reference: jax.Array
+    reference: ReferenceFeatures | None
+    reference_weight: jax.Array
+    face: tuple[jax.Array, jax.Array] | None
 
 
 class MusicDriven(NamedTuple):
-    """Samples that a predicted pose drives: skeleton [B,F,H,W,3] in [0,1]; driven [B], 1 where it takes over."""
+    """Samples that M2P drives: skeleton [B,F,H,W,3] in [0,1]; face [B,F,E]; driven [B], 1 where they take over."""
 
     skeleton: jax.Array
+    face: jax.Array
     driven: jax.Array
 
 
@@ -62,15 +66,16 @@ def condition_scale(config, step: jax.Array, steps: int) -> jax.Array:
     return start + (end - start) * jnp.clip(step / max(1.0, share * steps), 0.0, 1.0)
 
 
-def music_map(batch: Batch, pose: dict[str, jax.Array]) -> jax.Array:
-    """The skeleton map [B,F,H,W,3] in [0,1] of the pose that M2P predicts for the target frames; differentiable."""
+def music_driven(batch: Batch, outputs: dict[str, jax.Array], driven: jax.Array) -> MusicDriven:
+    """The skeleton map and the face that M2P predicts for the target frames; differentiable. driven: [B]."""
     motion = batch["motion"]
-    keypoints, confidence = to_pixels(pose, motion)
+    keypoints, confidence = to_pixels(outputs, motion)
     index = motion["index"][..., None]
     keypoints = jnp.take_along_axis(keypoints, index[..., None], axis=1)
     confidence = jnp.take_along_axis(confidence, index, axis=1)
     height, width = batch["mask"].shape[2:]
-    return pose_map(keypoints, confidence, (height, width), at_once=FRAMES_AT_ONCE * devices())
+    skeleton = pose_map(keypoints, confidence, (height, width), at_once=FRAMES_AT_ONCE * devices())
+    return MusicDriven(skeleton, jnp.take_along_axis(outputs["face"], index, axis=1), driven)
 
 
 def make_conditions(
@@ -82,23 +87,20 @@ def make_conditions(
     scale: jax.Array,
     music: MusicDriven | None = None,
 ) -> Conditions:
-    """Encodes reference, image token and guidance of a batch, with independent dropouts per sample.
+    """Encodes references, image token, face and guidance of a batch, with independent dropouts per sample.
 
-    reference_latents [B,h,w,C]; scale: guidance strength; music: whose samples see its skeleton and no other map, as
+    reference_latents [B,R,h,w,C]; scale: guidance strength; music: whose samples see its skeleton and no other map, as
     when dancing, since the other maps would give the true pose away.
-    A dropped reference is dropped whole: neither its features nor its image token are seen.
+    A dropped reference is dropped whole: neither its features nor its image token nor its face are seen.
     """
     size = batch["mask"].shape[0]
     key_reference, key_clip, key_kinds = jax.random.split(key, 3)
     keep_reference = keep(key_reference, size, config.reference_dropout)
     keep_token = keep_reference * keep(key_clip, size, config.clip_dropout)
 
-    width, context = model.config.unet.context_dim, None
-    if width is not None:
-        context = jnp.zeros((size, 1, width))
-    if model.clip is not None:
-        context = image_token(model, batch["reference"]) if "reference" in batch else batch["reference_token"].astype(jnp.float32)
-        context = context[:, None, :] * keep_token[:, None, None]
+    weight = batch["reference_weight"]
+    tokens = reference_tokens(model, batch)
+    context = None if tokens is None else mean_token(tokens, weight) * keep_token[:, None, None]
 
     maps = {kind: image.astype(jnp.float32) / 255.0 for kind, image in batch["guidance"].items()}
     weights = guidance_weights(key_kinds, model.config.kinds, size, config)
@@ -106,16 +108,47 @@ def make_conditions(
         driven = music.driven[:, None, None, None, None]
         maps["dwpose"] = jnp.where(driven > 0, music.skeleton, maps["dwpose"])
         weights = {kind: jnp.where(music.driven > 0, float(kind == "dwpose"), weight) for kind, weight in weights.items()}
-    guidance = scale * fuse_guidance(model.guidance, maps, weights)
+    guidance = scale * fuse_guidance(model.guidance, maps, weights, model.fusion)
 
     reference = None
     if model.reference is not None:
         pose = None
         if model.config.reference_pose:
-            skeleton = batch["reference_pose"].astype(jnp.float32)[:, None] / 255.0
-            pose = model.guidance["dwpose"](skeleton)[:, 0]
-        reference = reference_features(model.reference, reference_latents, context, pose)
-    return Conditions(context, guidance, reference, keep_reference)
+            pose = model.guidance["dwpose"](batch["reference_pose"].astype(jnp.float32) / 255.0)
+        own = None if tokens is None else tokens * keep_token[:, None, None, None]
+        reference = reference_features(model.reference, reference_latents, own, pose, coarse=bool(model.config.unet.coarse))
+    face = None
+    if model.face_id is not None:
+        seen = keep_reference * jnp.any(batch["reference_face"] != 0, axis=-1)
+        face = face_tokens(model, batch["reference_face"], context, music), seen
+    return Conditions(context, guidance, reference, weight * keep_reference[:, None], face)
+
+
+def reference_tokens(model: Animator, batch: Batch) -> jax.Array | None:
+    """Image tokens [B,R,1,Dc] of the references; zeros for a model without CLIP, None for one without context."""
+    width = model.config.unet.context_dim
+    if width is None:
+        return None
+    if model.clip is None:
+        return jnp.zeros((*batch["reference_weight"].shape, 1, width))
+    if "reference_token" in batch:
+        return batch["reference_token"].astype(jnp.float32)[:, :, None]
+    photos = batch["reference"]
+    return image_token(model, photos.reshape(-1, *photos.shape[2:])).reshape(*photos.shape[:2], 1, -1)
+
+
+def mean_token(tokens: jax.Array, weight: jax.Array) -> jax.Array:
+    """Tokens [B,R,1,Dc] of R photos as one context [B,1,Dc], by the weights [B,R]: their order says nothing."""
+    return (tokens * shares(weight)[:, :, None, None]).sum(axis=1)
+
+
+def face_tokens(model: Animator, face: jax.Array, context: jax.Array, music: MusicDriven | None = None) -> jax.Array:
+    """Tokens [B,1,n,Dc] of faces [B,E], or where M2P drives, [B,F,n,Dc] of the faces that it gives each frame."""
+    faces = face[:, None]
+    if music is not None:
+        faces = jnp.where(music.driven[:, None, None] > 0, music.face, faces)
+    every = jnp.repeat(context, faces.shape[1], axis=0)
+    return model.face_id(faces.reshape(-1, faces.shape[-1]), every).reshape(*faces.shape[:2], -1, context.shape[-1])
 
 
 def image_token(model: Animator, images: jax.Array) -> jax.Array:
@@ -129,7 +162,7 @@ def encode_images(model: Animator, images: jax.Array, key: jax.Array | None) -> 
 
 
 def batch_latents(model: Animator, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(target latents [B,F,h,w,C], reference latents [B,h,w,C]), drawn alike from the encoder cache and from pixels."""
+    """(target latents [B,F,h,w,C], reference latents [B,R,h,w,C]), drawn alike from the encoder cache and from pixels."""
     key_target, key_reference = jax.random.split(key)
     if "moments" in batch:
         target, reference = (jnp.split(batch[name].astype(jnp.float32), 2, axis=-1) for name in ("moments", "reference_moments"))

@@ -88,7 +88,7 @@ class Evaluation:
         batch, config = self.batches[0], self.assembled.config
         if self._pipeline is None:
             settings = PipelineSettings(
-                size=batch["reference"].shape[1:3],
+                size=batch["reference"].shape[2:4],
                 window=self.config.data.frames,
                 overlap=0,
                 guidance_strength=float(self.config.loss.condition_scale[1]),
@@ -97,12 +97,13 @@ class Evaluation:
         self._pipeline.params = params
         guidance = {kind: np.asarray(image[0]) for kind, image in batch["guidance"].items()}
         video = self._pipeline.animate(
-            np.asarray(batch["reference"][0]),
+            list(np.asarray(batch["reference"][0])),
             guidance,
-            pose=(batch["reference_keypoints"][0], batch["reference_confidence"][0]),
+            pose=list(zip(batch["reference_keypoints"][0], batch["reference_confidence"][0])),
+            face=batch["reference_face"][0],
             steps=self.config.log.sample_steps,
             guidance_scale=1.0,
         )
-        photo = np.broadcast_to(batch["reference"][0], video.frames.shape)
+        photo = np.broadcast_to(batch["reference"][0, 0], video.frames.shape)
         shown = guidance[max(guidance, key=config.kinds.index)]
         return {"photo": photo, "maps": shown, "truth": np.asarray(batch["video"][0]), "model": video.frames}

@@ -13,7 +13,7 @@ from champ_jax.data.encoded import Encoded, build_encoded, open_encoded
 from champ_jax.data.loader import Batch, Loader, make_loader
 from champ_jax.data.records import Records
 from champ_jax.errors import UserError
-from champ_jax.models.animator import merge
+from champ_jax.models.animator import AnimatorConfig, merge
 from champ_jax.models.m2p import measure_statistics, with_statistics
 from champ_jax.parallel.multihost import barrier, is_first, say
 from champ_jax.train.assemble import Assembled
@@ -123,7 +123,8 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
         kinds=kinds_of(config, assembled, records),
         stride=config.data.stride if config.stage == "C" else 1,
         motion_frames=config.data.motion_frames if music else 0,
-        widths=(assembled.config.m2p.music_dim, assembled.config.m2p.face_dim) if music else (0, 0),
+        widths=(assembled.config.m2p.music_dim if music else 0, face_dim(assembled.config, music)),
+        references=config.data.get("references", 1) if config.stage != "A" else 1,
         seed=config.seed,
         train=train,
         augment=config.data.augment,
@@ -131,6 +132,11 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
         encoded=encoded,
         process=process or (jax.process_index(), jax.process_count()),
     )
+
+
+def face_dim(config: AnimatorConfig, music: bool) -> int:
+    """Width of the face vectors that a stage B or C reads, of M2P or for the tokens of the face; 0 for none."""
+    return config.face_id.embedding if config.face_id else config.m2p.face_dim if music else 0
 
 
 def _encoder_cache(config, assembled: Assembled, records: Records, workdir: Path) -> Encoded | None:

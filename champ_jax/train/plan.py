@@ -50,6 +50,7 @@ def batch_of(config, assembled: Assembled) -> dict[str, Any]:
     """Shapes and dtypes of the run's batches, as its loader makes them."""
     data, geometry, image = config.data, assembled.config, config.stage != "A"
     music, face = (geometry.m2p.music_dim, geometry.m2p.face_dim) if geometry.m2p else (0, 512)
+    face = geometry.face_id.embedding if geometry.face_id else face
     encoded = None
     if image and data.latent_cache:
         encoded = data.size // geometry.vae.downsampling, geometry.vae.latent_channels, geometry.clip.projection if geometry.clip else 0
@@ -63,6 +64,7 @@ def batch_of(config, assembled: Assembled) -> dict[str, Any]:
         music_dim=music,
         face_dim=face,
         encoded=encoded,
+        references=data.get("references", 1),
     )
     return jax.tree.map(lambda entry: jax.ShapeDtypeStruct(*entry), shapes, is_leaf=lambda entry: isinstance(entry, tuple))
 

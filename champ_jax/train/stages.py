@@ -77,7 +77,8 @@ def denoising_loss(model, batch, key, step, config, schedule, music: cond.MusicD
         given.context,
         given.guidance,
         reference=given.reference,
-        reference_mask=given.keep_reference,
+        reference_weight=given.reference_weight,
+        face=given.face,
         temporal=config.stage == "C",
     ).astype(jnp.float32)
     weights = pixel_weights(batch, x0.shape[2:4], config)
@@ -101,7 +102,7 @@ def loss_b(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     # A clip without music keeps its own skeleton.
     mask = batch["motion"]["music_mask"]
     driven = (1.0 - cond.keep(key_coin, mask.shape[0], share)) * mask
-    music = cond.MusicDriven(cond.music_map(batch, outputs), driven)
+    music = cond.music_driven(batch, outputs, driven)
     diffusion, *_ = denoising_loss(model, batch, key_denoise, step, config, schedule, music)
     late = jnp.where(step >= start * config.optim.steps, 1.0, 0.0)
     return diffusion + late * config.loss.m2p_weight * pose_loss, {"diffusion": diffusion, "music_share": share, **metrics}
@@ -116,7 +117,7 @@ def loss_c(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
 
 def trained_b(path: str, config) -> bool:
     """Denoiser without temporal modules, reference UNet, guidance encoders; M2P if present; CLIP only if asked for."""
-    parts = ("denoiser", "reference", "guidance", "m2p") + (("clip",) if config.train_clip else ())
+    parts = ("denoiser", "reference", "guidance", "fusion", "face_id", "m2p") + (("clip",) if config.train_clip else ())
     return path.split("/")[0] in parts and "/temporal" not in path
 
 

@@ -21,7 +21,7 @@ def same(a, b) -> bool:
 
 def test_batches_of_all_stages(records):
     b = next(make_loader(records, stage="B", batch_size=4, frames=2, size=32))
-    assert b["video"].shape == (4, 2, 32, 32, 3) and b["reference"].shape == (4, 32, 32, 3)
+    assert b["video"].shape == (4, 2, 32, 32, 3) and b["reference"].shape == (4, 1, 32, 32, 3)
     assert set(b["guidance"]) == set(GUIDANCE_KINDS)
     assert all(m.shape == (4, 2, 32, 32, 3) and m.dtype == np.uint8 for m in b["guidance"].values())
     assert b["mask"].shape == (4, 2, 32, 32) and set(np.unique(b["mask"])) == {0, 1}
@@ -55,7 +55,7 @@ def test_the_reference_is_never_a_target(records):
     loader = make_loader(records, stage="B", batch_size=4, frames=3, size=48, augment="none", kinds=())
     for _ in range(10):
         b = next(loader)
-        assert (b["reference_keypoints"][:, None, 0] != b["keypoints"][:, :, 0]).any(-1).all()
+        assert (b["reference_keypoints"][:, 0, None, 0] != b["keypoints"][:, :, 0]).any(-1).all()
 
 
 def test_resuming_continues_with_the_next_batch(records):
@@ -115,7 +115,7 @@ def test_evaluation_is_one_ordered_pass(records):
     assert len(first) == 4 and all(same(a, b) for a, b in zip(first, second))
     assert [list(b["identity"]) for b in first] == [[0, 1], [2, 3], [0, 1], [2, 3]]
     clip = records[0]
-    np.testing.assert_array_equal(first[0]["reference"][0], clip.image("frames", clip["reference_index"]))
+    np.testing.assert_array_equal(first[0]["reference"][0, 0], clip.image("frames", clip["reference_index"]))
     np.testing.assert_array_equal(first[2]["video"][0, 0], clip.image("frames", 3))
 
 
@@ -197,3 +197,22 @@ def test_reading_ahead_changes_nothing(records):
     for _ in range(6):
         assert same(next(ahead), next(asked))
     assert ahead.get_state() == asked.get_state()
+
+
+def test_references_differ_in_pose_and_are_no_targets(records):
+    """The first as with one; the rest far from it and from each other; of a draw, the first few count."""
+    loader = make_loader(records, stage="B", batch_size=4, frames=2, size=48, augment="none", kinds=(), references=3)
+    counts = set()
+    for _ in range(8):
+        b = next(loader)
+        assert b["reference"].shape == (4, 3, 48, 48, 3) and b["reference_keypoints"].shape == (4, 3, 134, 2)
+        noses = b["reference_keypoints"][:, :, 0]
+        assert (noses[:, :, None] != b["keypoints"][:, None, :, 0]).any(-1).all()
+        assert len({tuple(nose) for nose in noses.reshape(-1, 2).tolist()}) > 4
+        counts |= set(b["reference_weight"].sum(1).tolist())
+        assert (np.diff(b["reference_weight"], axis=1) <= 0).all()
+    assert counts == {1, 2, 3}
+    ordered = dict(stage="B", batch_size=4, frames=2, size=48, kinds=(), train=False)
+    one, three = (next(make_loader(records, **ordered, references=count)) for count in (1, 3))
+    np.testing.assert_array_equal(one["reference"][:, 0], three["reference"][:, 0])
+    assert three["reference_weight"].all()

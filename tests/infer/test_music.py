@@ -33,7 +33,7 @@ def dancing():
     time = np.arange(FRAMES)[:, None] / 24
     music = np.sin(2 * np.pi * time * np.linspace(0.3, 1.5, 12)).astype(np.float32)
     run = lambda music: dance_keypoints(TINY, params, music, *person(), np.zeros(8, np.float32), (96, 96), 24.0, 48)  # noqa: E731
-    return run, music, *run(music)
+    return run, music, *run(music)[:2]
 
 
 def jerk(keypoints):

@@ -12,13 +12,13 @@ SCHEDULE = make_schedule()
 SHAPE = (4, 4, 2)
 
 
-def framewise(params, latents, t, context, guidance, reference):
+def framewise(params, latents, t, context, guidance, person, frames):
     """A denoiser that treats every frame alone."""
-    shift = 0.0 if reference is None else reference["k"].mean()
+    shift = 0.0 if person is None else person["k"].mean()
     return params * latents + jnp.tanh(guidance) + shift + context.mean()
 
 
-def mixing(params, latents, t, context, guidance, reference):
+def mixing(params, latents, t, context, guidance, person, frames):
     """A denoiser whose every frame depends on the whole window and on its place in it."""
     place = jnp.linspace(0.9, 1.1, latents.shape[1])[:, None, None, None]
     return params * latents * place + guidance.mean(1, keepdims=True)
@@ -67,7 +67,7 @@ def test_champ_averages_plainly():
     x = initial_noise(3, 7, SHAPE)[0]
     total, count = np.zeros_like(x), np.zeros(7)
     for frames in index:
-        total[frames] += np.asarray(mixing(0.5, x[None, frames], 999, None, np.zeros((1, 4, *SHAPE)), None))[0]
+        total[frames] += np.asarray(mixing(0.5, x[None, frames], 999, None, np.zeros((1, 4, *SHAPE)), None, None))[0]
         count[frames] += 1
     v = total / count[:, None, None, None]
     result = run(denoise=mixing, frames=7, latents=x[None], steps=1, window=4, overlap=1, compat="champ")
@@ -130,5 +130,5 @@ def test_chunks_see_one_shape():
         return 2 * x
 
     values = np.arange(10.0).reshape(5, 2)
-    np.testing.assert_array_equal(in_chunks(double, values, 3), 2 * values)
+    np.testing.assert_array_equal(in_chunks(double, (values,), 3), 2 * values)
     assert shapes == [(3, 2), (3, 2)]

@@ -16,19 +16,20 @@ TINY_M2P = {
 }  # fmt: skip
 
 
-def tiny_config(m2p=None, reference=True):
+def tiny_config(m2p=None, reference=True, guidance=None, face_id=None, **unet):
     """Two levels, 32 channels, latents of a quarter of the size; kinds depth and dwpose."""
     return AnimatorConfig.build(
         {
             "unet": {
                 "channels": (32, 32), "attention_levels": (True, True), "layers": 1, "heads": 4, "groups": 8,
-                "context_dim": 16, "temporal": {"heads": 4, "groups": 8, "max_frames": 8},
+                "context_dim": 16, "temporal": {"heads": 4, "groups": 8, "max_frames": 8}, **unet,
             },
-            "guidance": {"channels": (8, 16, 32), "out_channels": 32, "heads": 4, "groups": 8},
+            "guidance": {"channels": (8, 16, 32), "out_channels": 32, "heads": 4, "groups": 8, **(guidance or {})},
             "kinds": ("depth", "dwpose"),
             "vae": {"channels": (8, 8, 16), "layers": 1, "groups": 8},
             "m2p": m2p,
             "reference": reference,
+            "face_id": face_id,
         }
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ def test_long_video(networks, load, compare, manifest, monkeypatch):
     reference, context = photo_conditions(networks, recorded["ref_pil_u8"])
     graphdef, params = split(networks.denoiser())
 
-    def denoise(params, latents, t, context, guidance, reference):
+    def denoise(params, latents, t, context, guidance, reference, frames):
         return merge(graphdef, params)(latents, t, context, guidance, reference=reference)
 
     steps, ddim_step = [], sample._ddim_step
