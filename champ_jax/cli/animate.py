@@ -16,7 +16,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax animate --checkpoint assets/weights/demo --image photo.png --guidance motion --out out.mp4",
     )
     parser.add_argument("--guidance", required=True, type=Path, metavar="FOLDER", help="one sub-folder a kind, one image a frame")
-    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the pose of the person in the photo, as for dance; "
+    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the photo's pose, as for dance; "
                         "one for each photo")  # fmt: skip
     parser.add_argument("--people", type=int, nargs="+", metavar="NUMBER", help="with FOLDER/instances/*.png, whose grey values say whose "
                         "each pixel is (0: nobody's): the person each photo shows (default: 1 2 and on)")  # fmt: skip
@@ -36,5 +36,7 @@ def run(args: argparse.Namespace) -> int:
     check_place(args.out)
     pipe = open_pipeline(args)
     with progress("animate") as on_progress:
-        video = pipe.animate(args.image, args.guidance, pose=args.pose, people=args.people, fps=args.fps, on_progress=on_progress, **sampling)
+        video = pipe.animate(
+            args.image, args.guidance, pose=args.pose, people=args.people, fps=args.fps, on_progress=on_progress, **sampling
+        )
     return finish(video, args)

@@ -18,8 +18,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax dance --checkpoint assets/weights/demo --image photo.png --music song.wav --out dance.mp4",
     )
     parser.add_argument("--music", required=True, type=Path, help="wav, flac, ogg or mp3")
-    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the pose of the person in the photo; one for each")
-    parser.add_argument("--guidance", type=Path, metavar="FOLDER", help="guidance maps to mix with the skeleton that music drives, as for animate")
+    parser.add_argument(
+        "--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the pose of the person in the photo; one for each"
+    )
+    parser.add_argument(
+        "--guidance", type=Path, metavar="FOLDER", help="guidance maps to mix with the skeleton that music drives, as for animate"
+    )
     parser.add_argument("--music-share", type=float, default=0.7, help="what the music counts beside these maps, 0 to 1 (default: 0.7)")
     parser.add_argument("--seconds", type=float, help="how much of the song (default: all of it)")
     add_sampling(parser)

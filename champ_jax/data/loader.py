@@ -136,11 +136,9 @@ def make_loader(
       record i32 [B], the numbers in `records` of the clips that the samples come from;
       B and C also video u8 [B,F,H,W,3], guidance {kind: u8 [B,F,H,W,3]}, mask u8 [B,F,H,W], face_box f32 [B,F,4], and of R
       photos reference and its skeleton reference_pose u8 [B,R,H,W,3], reference_weight f32 [B,R], 0 for those that do not
-      count, reference_keypoints f32 [B,R,J,2] and reference_confidence f32 [B,R,J]; reference_face is the first one's;
-      with an encoder cache moments f16 [B,F,h,w,2c], reference_moments f16 [B,R,h,w,2c] and reference_token f16 [B,R,D] in
-      place of video and reference;
-      with motion_frames "motion", a stage A batch of that length,
-      and in it index i32 [B,F], where the targets are.
+      count, reference_keypoints f32 [B,R,J,2], reference_confidence f32 [B,R,J]; with an encoder cache moments
+      f16 [B,F,h,w,2c], reference_moments f16 [B,R,h,w,2c], reference_token f16 [B,R,D] in place of video and reference;
+      with motion_frames "motion", a stage A batch of that length, and in it index i32 [B,F], where the targets are.
 
     Raises UserError if the data cannot give such batches: clips too short, a map not stored, mixed features. Damage shows
     only when a record is read: the sample is then replaced by one of another record, and `records.skipped` counts it.

@@ -45,5 +45,7 @@ def _share(value: Any, frames: int) -> np.ndarray:
     """f32 [F] of a number or of F numbers."""
     values = np.asarray(value, np.float32)
     if values.shape not in ((), (frames,)) or not ((values >= 0) & (values <= 1)).all():
-        raise UserError(f"music share {np.array2string(values, threshold=8)}: give a number from 0 to 1, or one for each of {frames} frames")
+        raise UserError(
+            f"music share {np.array2string(values, threshold=8)}: give a number from 0 to 1, or one for each of {frames} frames"
+        )
     return np.broadcast_to(values, (frames,))

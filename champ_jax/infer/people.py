@@ -56,4 +56,6 @@ def owners(instances: np.ndarray, people: Sequence[int]) -> np.ndarray:
 def check_instances(instances: np.ndarray, frames: int, size: tuple[int, int]) -> None:
     """Raises UserError unless instances are u8 [frames, *size]."""
     if instances.dtype != np.uint8 or instances.shape != (frames, *size):
-        raise UserError(f"instances are {instances.dtype}{list(instances.shape)}: expected uint8 [{frames},{size[0]},{size[1]}], as the maps")
+        raise UserError(
+            f"instances are {instances.dtype}{list(instances.shape)}: expected uint8 [{frames},{size[0]},{size[1]}], as the maps"
+        )

@@ -17,12 +17,12 @@ from champ_jax.audio.load import load_audio
 from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.partial import account
 from champ_jax.convert.components import gather
+from champ_jax.data.faces import FaceModel
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
-from champ_jax.data.faces import FaceModel
 from champ_jax.infer.maps import load_guidance, load_instances
-from champ_jax.infer.music import music_to_pose
 from champ_jax.infer.mix import MUSIC_SHARE, Maps, mix_with_music
+from champ_jax.infer.music import music_to_pose
 from champ_jax.infer.people import Person, check_instances, owners, who
 from champ_jax.infer.photo import load_photos
 from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
@@ -215,7 +215,9 @@ class Pipeline:
         window = min(settings.window, count)
         strength = self.settings.guidance_strength
         chunks = (maps.pixels, maps.weights if maps.weights is not None else np.ones((count, len(maps.kinds)), np.float32))
-        encoded = in_chunks(lambda pixels, weights: strength * functions.encode_guidance(params, maps.kinds, pixels, weights), chunks, window)
+        encoded = in_chunks(
+            lambda pixels, weights: strength * functions.encode_guidance(params, maps.kinds, pixels, weights), chunks, window
+        )
         frames: dict[str, np.ndarray] = {}
         if self.config.face_id and person.face is not None:
             faces = np.atleast_2d(person.face).astype(np.float32)

@@ -4,6 +4,7 @@ The clip lies in host memory and windows of one fixed shape go through the devic
 not grow with the clip.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,9 @@ class SampleSettings:
         if not 1 <= self.guidance_scale < np.inf:
             raise UserError(f"guidance scale is {self.guidance_scale}: give 1 (no guidance) or more")
         if len(self.guidance_strength) != 2 or not all(0 <= strength < np.inf for strength in self.guidance_strength):
-            raise UserError(f"guidance strength is {self.guidance_strength}: give two numbers of at least 0, of the first step and the last")
+            raise UserError(
+                f"guidance strength is {self.guidance_strength}: give two numbers of at least 0, of the first step and the last"
+            )
         if self.window < 1 or self.window_batch < 1 or not 0 <= self.overlap < self.window:
             raise UserError(
                 f"window {self.window}, overlap {self.overlap}, window_batch {self.window_batch}: expected a window and a batch of at "
@@ -128,7 +131,7 @@ def sample_latents(
             frames = index[np.minimum(batch, len(index) - 1)]
             predicted = _predict(
                 denoise, guided, params, clip[frames], t, strength * conditions.guidance[frames], conditions.person,
-                conditions.context, jax.tree.map(lambda x: x[frames], conditions.frames), settings.guidance_scale,
+                conditions.context, jax.tree.map(operator.itemgetter(frames), conditions.frames), settings.guidance_scale,
             )  # fmt: skip
             for window, value in zip(batch[batch < len(index)], np.asarray(predicted), strict=False):
                 total[index[window]] += weights[window][:, None, None, None] * value

@@ -78,18 +78,24 @@ class AnimatorConfig:
         if self.reference_pose and "dwpose" not in self.kinds:
             raise UserError(f"reference_pose needs the dwpose encoder, but kinds are {tuple(self.kinds)}.")
         if not self.reference and (self.unet.style or self.unet.coarse):
-            raise UserError("a model without reference has no style to take and no smaller photo to read: leave out unet.style and unet.coarse.")
+            raise UserError(
+                "a model without reference has no style to take and no smaller photo to read: leave out unet.style and unet.coarse."
+            )
         if (self.face_id is None) != (self.unet.identity is None):
             raise UserError("face_id makes the tokens that unet.identity reads: give both, or leave both out.")
         if self.unet.identity == "aligned" and not self.clip:
-            raise UserError("unet.identity 'aligned' takes on the statistics of the image token, and without clip there is none: use 'plain'.")
+            raise UserError(
+                "unet.identity 'aligned' takes on the statistics of the image token, and without clip there is none: use 'plain'."
+            )
         if self.face_id and {self.face_id.width, self.face_id.clip_width} != {self.unet.context_dim}:
             raise UserError(
                 f"face_id.width {self.face_id.width} and face_id.clip_width {self.face_id.clip_width} must equal unet.context_dim "
                 f"{self.unet.context_dim}: its tokens stand beside the image token, which it reads."
             )
         if self.face_id and self.m2p and self.face_id.embedding != self.m2p.face_dim:
-            raise UserError(f"face_id.embedding {self.face_id.embedding} must equal m2p.face_dim {self.m2p.face_dim}: both are of one face model.")
+            raise UserError(
+                f"face_id.embedding {self.face_id.embedding} must equal m2p.face_dim {self.m2p.face_dim}: both are of one face model."
+            )
         if self.guidance.out_channels != self.unet.channels[0]:
             raise UserError(
                 f"guidance.out_channels is {self.guidance.out_channels}, but guidance is added to the denoiser's first "

@@ -18,6 +18,7 @@ from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import layer_norm, linear
 from champ_jax.nn.policy import Policy
 
+
 @dataclasses.dataclass(frozen=True)
 class FaceIDConfig:
     """Geometry of the network to face tokens; the defaults are StableAnimator's, for Stable Video Diffusion.

@@ -21,7 +21,6 @@ from champ_jax.nn.frames import over_frames, to_frames, unfold_frames
 from champ_jax.nn.layers import FeedForward, GroupNorm, layer_norm, linear
 from champ_jax.nn.policy import Policy
 
-
 KINDS = ("animatediff", "modelscope", "conv3d", "transformer", "hybrid")
 
 
@@ -70,7 +69,9 @@ class TemporalConfig:
         """Raises UserError for a width that does not divide into heads and groups; of rotary heads, into even ones."""
         heads = self.heads_at(width)
         if not heads or width % heads or width % self.groups or (self.kind == "transformer" and width // heads % 2):
-            raise UserError(f"unet: width {width} must divide into temporal heads {heads} (rotary ones of even width) and temporal.groups {self.groups}.")
+            raise UserError(
+                f"unet: width {width} must divide into temporal heads {heads} (rotary ones of even width) and groups {self.groups}."
+            )
 
 
 def temporal_layers(width: int, attention: bool, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy) -> dict[str, nnx.Module]:

@@ -61,6 +61,9 @@ class Read(NamedTuple):
     face: tuple[jax.Array, jax.Array] | None = None
 
 
+NOTHING = Read()
+
+
 class BlockFeatures(NamedTuple):
     """What a block offers as a reference: tokens [B,F*N,C] after its norm1, and `channel_moments` of its input [B*F,2,C].
 
@@ -113,7 +116,7 @@ class SpatialTransformer(nnx.Module):
         self.ff = FeedForward(width, ff_mult, rngs, policy)
         self.proj_out = linear(width, width, rngs, policy)
 
-    def __call__(self, x: jax.Array, read: Read = Read(), batch: int = 1) -> tuple[jax.Array, BlockFeatures]:
+    def __call__(self, x: jax.Array, read: Read = NOTHING, batch: int = 1) -> tuple[jax.Array, BlockFeatures]:
         """Runs the block.
 
         Args:

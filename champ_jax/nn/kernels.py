@@ -74,7 +74,10 @@ def attend_with_shared(
 
 
 def attend_to_shared(q: jax.Array, shared_k: jax.Array, shared_v: jax.Array, share: jax.Array | None = None) -> jax.Array:
-    """As `attend_with_shared` without keys of the frames' own; queries that may see no source get 0."""
+    """As `attend_with_shared` without keys of the frames' own: q [B,F,N,K,d], shared_k and shared_v [B,R,M,K,d] -> [B,F,N,K,d].
+
+    Queries that may see no source get 0.
+    """
     batch, frames, tokens, heads, dim = q.shape
     nothing = jnp.zeros((batch, heads, frames, tokens, dim), jnp.float32)
     own = _Segment(nothing, nothing[..., :1], nothing[..., :1] - 1e30)

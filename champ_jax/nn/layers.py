@@ -69,7 +69,7 @@ class Strength(nnx.Module):
         self.value = nnx.Param(jnp.zeros((1,), policy.param))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x times the number, in x's dtype."""
+        """x [...] times the number: the same shape, in x's dtype."""
         return x * self.value[...].astype(x.dtype)
 
 

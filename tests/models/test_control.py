@@ -59,7 +59,10 @@ def denoiser(strength=None, jit=True, **control):
 
 
 def _overlaid(params, own):
-    return {name: _overlaid(value, own[name]) if isinstance(value, dict) and name in own else own.get(name, value) for name, value in params.items()}
+    return {
+        name: _overlaid(value, own[name]) if isinstance(value, dict) and name in own else own.get(name, value)
+        for name, value in params.items()
+    }
 
 
 LATENTS, T, CONTEXT = draw(0, B, F, H, W, 4), np.array([10, 700]), draw(1, B, 1, 12)
