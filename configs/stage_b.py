@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.init_from = ""
     # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
-    config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
+    config.init = ConfigDict({"denoiser": "", "reference": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "bfloat16"
     config.train_clip = False
     config.model = ConfigDict(
@@ -39,6 +39,8 @@ def get_config() -> ConfigDict:
             "augment": "mild",
             "cache": False,
             "latent_cache": False,
+            # Photos of the person in a sample, of different poses; one up to so many count.
+            "references": 1,
         }
     )
     config.optim = ConfigDict(

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     # Networks from elsewhere in place of those in init_from: any checkpoint that `champ-jax convert` reads.
     config.init = ConfigDict({"denoiser": "", "reference": "", "motion": "", "guidance": "", "vae": "", "clip": "", "m2p": ""})
     config.compute_dtype = "bfloat16"
-    config.model = ConfigDict({"unet": {"remat": True, "temporal": {"max_frames": 32}}})
+    config.model = ConfigDict({"unet": {"remat": True, "temporal": {"kind": "animatediff", "max_frames": 32}}})
     config.mesh = ConfigDict({"slice": 1, "replica": -1, "fsdp": 1, "context": 1})
     config.data = ConfigDict(
         {
@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
             "augment": "mild",
             "cache": False,
             "latent_cache": False,
+            # Photos of the person in a sample, of different poses; one up to so many count.
+            "references": 1,
         }
     )
     config.optim = ConfigDict(

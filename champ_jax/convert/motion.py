@@ -109,6 +109,8 @@ def components(component: str, layout: Layout = ANIMATEDIFF_LAYOUT):
     def described(config: Config) -> dict[str, Component]:
         if not config.get("unet", {}).get("temporal"):
             raise Lacking("this model has no temporal modules: they are trained in stage C.")
+        if (kind := config["unet"]["temporal"].get("kind", "animatediff")) != "animatediff":
+            raise UserError(f"this model's temporal modules are of the kind {kind}, and the format holds AnimateDiff's.")
         return {component: Component(temporal_shapes(config), layout)}
 
     return described

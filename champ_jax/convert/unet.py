@@ -78,6 +78,8 @@ def _measure(shapes: Shapes, layout: Layout, levels: int, layers: int) -> dict[s
 def unet_config(config: Config, **changes: Any) -> UNetConfig:
     """The geometry under "unet" without temporal modules."""
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in config["unet"].items()}
+    if added := [name for name in ("identity", "style", "coarse") if values.get(name)]:
+        raise UserError(f"this model's denoiser has {', '.join(added)}, and the format has no place for what that adds.")
     return UNetConfig(**values | {"temporal": None, "remat": False} | changes)
 
 

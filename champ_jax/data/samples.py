@@ -111,7 +111,7 @@ def _references(clip: Clip, targets: np.ndarray, spec: SampleSpec, rng: np.rando
     The first is any, or without a draw the clip's own; each further one is of the pose that is least like those before.
     """
     choices = np.arange(clip.stored)
-    if spec.stage == "B" and len(choices) > len(targets):
+    if spec.stage == "B":
         choices = np.delete(choices, targets)
     first = int(clip["reference_index"]) if rng is None else int(rng.choice(choices))
     if spec.references == 1:

@@ -13,11 +13,17 @@ MUSIC_SHARE = 0.7
 
 class Maps(NamedTuple):
     """kinds: G names, "music" for the skeleton that music drives. pixels: u8 [F,G,H,W,3]. weights: f32 [F,G], what each
-    counts in each frame; None for 1."""
+    counts in each frame."""
 
     kinds: tuple[str, ...]
     pixels: np.ndarray
-    weights: np.ndarray | None = None
+    weights: np.ndarray
+
+
+def whole(guidance: Mapping[str, np.ndarray]) -> Maps:
+    """Maps {kind: u8 [F,H,W,3]} that all count 1."""
+    pixels = np.stack(list(guidance.values()), 1)
+    return Maps(tuple(guidance), pixels, np.ones(pixels.shape[:2], np.float32))
 
 
 def mix_with_music(guidance: Mapping[str, np.ndarray], skeleton: np.ndarray, share: float | Mapping[str, Any] | np.ndarray) -> Maps:

@@ -47,6 +47,8 @@ def owners(instances: np.ndarray, people: Sequence[int]) -> np.ndarray:
 
     Raises UserError for a person without a photo.
     """
+    if not all(1 <= person <= 255 for person in people):
+        raise UserError(f"people {list(people)}: they are numbered from 1 to 255")
     missing = sorted(set(np.unique(instances).tolist()) - {0, *people})
     if missing:
         raise UserError(f"instances: people {missing} are in the frames, but photos show {list(people)}: give a photo of each")

@@ -21,7 +21,7 @@ from champ_jax.data.faces import FaceModel
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
 from champ_jax.infer.maps import load_guidance, load_instances
-from champ_jax.infer.mix import MUSIC_SHARE, Maps, mix_with_music
+from champ_jax.infer.mix import MUSIC_SHARE, Maps, mix_with_music, whole
 from champ_jax.infer.music import music_to_pose
 from champ_jax.infer.people import Person, check_instances, owners, who
 from champ_jax.infer.photo import load_photos
@@ -118,9 +118,10 @@ class Pipeline:
         are photos of one person, of different poses or views, or with `instances` of several people.
         guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, or a folder (see maps.load_guidance).
         pose: the photo's pose, as in `photo.load_photo`, or a list; only models with `reference_pose` look at it.
-        face: embedding [E] of the face; by default the photos' own. photo_weights: what each photo counts, all alike.
+        face: embedding [E] of the face; by default the mean of the photos' own. photo_weights: what each photo counts, all alike.
         instances: u8 [F,*size], who each pixel of each frame belongs to: 0 nobody, then 1, 2 and on (or the folder's
-        instances/). people: whom each photo shows, one after another by default; a person's pixels read that person's photos.
+        instances/). people: whom each photo shows, one after another by default; a person's pixels read that person's photos, and
+        no face tokens, which are of one person.
         fps: of the result. steps, guidance_scale: of sampling; on_progress(done, total) is called as it goes on.
         sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map; its
         metadata says what made it and how long that took, compiling included.
@@ -135,11 +136,14 @@ class Pipeline:
             guidance, _ = load_guidance(folder, self.kinds, size)
             instances = load_instances(folder, size) if instances is None else instances
         self._check_guidance(guidance, size)
-        maps = Maps(tuple(guidance), np.stack(list(guidance.values()), 1))
+        maps = whole(guidance)
         person = who(photos, photo_weights, face)
         if instances is not None:
             check_instances(instances, len(maps.pixels), size)
-            person = person._replace(owners=owners(instances, people or range(1, len(photos) + 1)))
+            shown = list(people or range(1, len(photos) + 1))
+            if len(shown) != len(photos):
+                raise UserError(f"people {shown}: say of each of {len(photos)} photos whom it shows")
+            person = person._replace(face=None, owners=owners(instances, shown))
         frames, first = self._render(person, maps, seed, settings, on_progress)
         metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source, **_times(began, first)}
         return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)
@@ -182,17 +186,17 @@ class Pipeline:
         photos = load_photos(image, size, pose, self.faces)
         audio, rate = load_audio(song)
         duration = min(seconds or math.inf, len(audio) / rate)
-        motion = music_to_pose(self, photos[0], audio, rate, duration)
+        person = who(photos, photo_weights, face)
+        motion = music_to_pose(self, dataclasses.replace(photos[0], face=person.face), audio, rate, duration)
         shown = self._video_frames(duration, len(motion.keypoints))
         skeleton = draw_clip(motion.keypoints[shown], motion.confidence[shown], size)
-        maps = Maps(("music",), skeleton[:, None])
+        maps = whole({"music": skeleton})
         if guidance is not None:
             if isinstance(guidance, (str, os.PathLike)):
                 guidance, _ = load_guidance(guidance, self.kinds, size)
             self._check_guidance(guidance, size)
             maps = mix_with_music(guidance, skeleton, music_share)
-        person = who(photos, photo_weights, face)
-        if face is None and person.face is not None:
+        if person.face is not None:
             person = person._replace(face=motion.face[shown])
         frames, first = self._render(person, maps, seed, settings, on_progress)
         metadata = {
@@ -210,22 +214,23 @@ class Pipeline:
     def _render(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> tuple[np.ndarray, float]:
         """(frames u8 [F,H,W,3] of guidance maps, the clock's time when the first of them was there)."""
         functions, params = self._functions, self.params
-        seen, context = functions.encode_photos(params, person.images, person.skeletons, person.weights)
+        seen, tokens, context = functions.encode_photos(params, person.images, person.skeletons, person.weights)
         count = len(maps.pixels)
         window = min(settings.window, count)
         strength = self.settings.guidance_strength
-        chunks = (maps.pixels, maps.weights if maps.weights is not None else np.ones((count, len(maps.kinds)), np.float32))
         encoded = in_chunks(
-            lambda pixels, weights: strength * functions.encode_guidance(params, maps.kinds, pixels, weights), chunks, window
-        )
+            lambda pixels, weights: strength * functions.encode_guidance(params, maps.kinds, pixels, weights),
+            (maps.pixels, maps.weights), window,
+        )  # fmt: skip
         frames: dict[str, np.ndarray] = {}
         if self.config.face_id and person.face is not None:
             faces = np.atleast_2d(person.face).astype(np.float32)
-            tokens = in_chunks(lambda face: functions.encode_face(params, face, context), (faces,), min(len(faces), window))
-            frames["face"] = np.broadcast_to(tokens, (count, *tokens.shape[1:]))
+            found = in_chunks(lambda face: functions.encode_face(params, face, context), (faces,), min(len(faces), window))
+            frames["face"] = np.broadcast_to(found, (count, *found.shape[1:]))
         height, width = (side // self.config.vae.downsampling for side in person.images.shape[1:3])
         if person.owners is not None:
             frames["weight"] = person.weights_of_cells((height, width))
+            context = tokens
         noise = initial_noise(seed, count, (height, width, self.config.vae.latent_channels))
         conditions = Conditions(encoded, seen, context, frames)
         latents = sample_latents(functions.denoise, params, noise, conditions, self.schedule, settings, on_progress)
@@ -281,7 +286,8 @@ class _Functions:
 
     def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef, schedule: Schedule):
         def encode_photos(params, images, skeletons, weights):
-            """u8 [R,H,W,3] each, [R] -> ({"reference": projected [1,...], "weight": [1,R]}, context [1,1,Dc] or None)."""
+            """u8 [R,H,W,3] each, [R] -> ({"reference": projected [1,...], "weight": [1,R]}, the photos' image tokens [1,R,1,Dc] or
+            None, and their mean [1,1,Dc] or None)."""
             model = merge(graphdef, params)
             latents = vae_latents(model.vae, images.astype(jnp.float32) / 127.5 - 1)[None]
             tokens = context = None
@@ -292,12 +298,12 @@ class _Functions:
             if tokens is not None:
                 context = (tokens * shares(weights[None])[:, :, None, None]).sum(axis=1)
             if model.reference is None:
-                return {}, context
+                return {}, tokens, context
             pose = None
             if config.reference_pose:
                 pose = model.guidance["dwpose"](skeletons.astype(jnp.float32)[None] / 255)
             features = reference_features(model.reference, latents, tokens, pose, coarse=bool(config.unet.coarse))
-            return {"reference": project_reference(model.denoiser, features), "weight": weights[None]}, context
+            return {"reference": project_reference(model.denoiser, features), "weight": weights[None]}, tokens, context
 
         def encode_guidance(params, kinds, maps, weights):
             """u8 [F,G,H,W,3] with the maps of `kinds` along G, f32 [F,G] what each counts -> [F,h,w,D0]."""

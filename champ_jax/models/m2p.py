@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from champ_jax.errors import UserError
+from champ_jax.nn.attention import rotate
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import layer_norm, linear
 from champ_jax.nn.policy import Policy
@@ -26,7 +27,6 @@ from champ_jax.pose import skeleton as sk
 
 MAX_MUSIC = 8.0  # standard deviations; a few feature dimensions have rare, huge values
 MAX_FACE_STEP = 0.3
-ROPE_BASE = 10000.0
 _DEFAULT_STD = {"body": 0.65, "feet": 0.65, "face": 0.4, "left_hand": 0.45, "right_hand": 0.45}
 
 Outputs = dict[str, jax.Array]
@@ -277,15 +277,6 @@ def bin_centres(count: int, reach: float) -> jax.Array:
 def soft_argmax(logits: jax.Array, centres: jax.Array) -> jax.Array:
     """Expected bin centre under softmax(logits [...,bins]): [...], float32. A one-hot distribution gives its centre."""
     return jnp.einsum("...b,b->...", jax.nn.softmax(logits.astype(jnp.float32), axis=-1), centres)
-
-
-def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotary position embedding (Su et al. 2021): x [B,N,K,d] at positions [N]."""
-    half = x.shape[-1] // 2
-    angles = positions[:, None] * ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -68,7 +68,7 @@ class TemporalConfig:
     def check(self, width: int) -> None:
         """Raises UserError for a width that does not divide into heads and groups; of rotary heads, into even ones."""
         heads = self.heads_at(width)
-        if not heads or width % heads or width % self.groups or (self.kind == "transformer" and width // heads % 2):
+        if not heads or width % heads or width % self.groups or (self.kind in ("transformer", "hybrid") and width // heads % 2):
             raise UserError(
                 f"unet: width {width} must divide into temporal heads {heads} (rotary ones of even width) and groups {self.groups}."
             )

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from champ_jax.nn.attention import rotate
 from champ_jax.nn.frames import frame_conv, over_frames, to_frames, unfold_frames
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import FeedForward, GroupNorm, layer_norm, linear
 from champ_jax.nn.policy import Policy
-
-ROTARY_BASE = 10000.0
 
 
 class Conv3D(nnx.Module):
@@ -52,7 +51,9 @@ class RotaryBlock(nnx.Module):
         """x [B*N,F,D] -> [B*N,F,D]."""
         normed = self.norm(x)
         heads = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)  # noqa: E731
-        found = attend(rotate(heads(self.to_q(normed))), rotate(heads(self.to_k(normed))), heads(self.to_v(normed)))
+        numbers = jnp.arange(x.shape[1], dtype=jnp.float32)
+        queries, keys = (rotate(heads(project(normed)), numbers) for project in (self.to_q, self.to_k))
+        found = attend(queries, keys, heads(self.to_v(normed)))
         x = x + self.to_out(found.reshape(x.shape))
         return x + self.ff(self.norm_ff(x))
 
@@ -97,13 +98,3 @@ class Hybrid(nnx.Module):
         """x [B*F,h,w,C] with B = `batch` -> the same shape."""
         share = jax.nn.sigmoid(self.mix[...].astype(jnp.float32)).astype(x.dtype)
         return x + share * (self.near(x, batch) - x) + (1 - share) * (self.far(x, batch) - x)
-
-
-def rotate(x: jax.Array) -> jax.Array:
-    """Turns x [B,F,K,d], d even, pair by pair (channel i with i + d/2) by angles that grow with the frame."""
-    half = x.shape[-1] // 2
-    frequencies = ROTARY_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequencies
-    sine, cosine = jnp.sin(angles), jnp.cos(angles)
-    first, second = (part.astype(jnp.float32) for part in jnp.split(x, 2, axis=-1))
-    return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], -1).astype(x.dtype)

@@ -281,8 +281,8 @@ class UNet(nnx.Module):
         Args:
           latents: [B,F,h,w,C], any h and w.
           t: timesteps, [B] or a scalar for all.
-          context: tokens [B,L,Dc]; one token takes the exact short cut past queries and keys. None only where the
-            configuration has no context_dim.
+          context: tokens [B,L,Dc]; one token takes the exact short cut past queries and keys. Or [B,R,1,Dc], a token of each
+            reference, which count as these do, without a face. None only where the configuration has no context_dim.
           guidance: [B,F,h,w,channels[0]], added after the first convolution.
           reference: features of a reference network, or those projected by `project_reference`, which saves doing it
             in each call.
@@ -310,7 +310,7 @@ class UNet(nnx.Module):
         Returns:
           The last hidden state [B*F,h,w,channels[0]], and the features of every attention block by name.
         """
-        self._check(latents, context, guidance, reference_weight)
+        self._check(latents, context, guidance, reference_weight, face)
         batch = latents.shape[0]
         cond = self.conditions(batch, t, context, reference, reference_weight, face, temporal)
         x = self.conv_in(latents.astype(self.compute).reshape(-1, *latents.shape[2:]))
@@ -382,11 +382,12 @@ class UNet(nnx.Module):
                     found[f"{level}/attention_{i}"] = block
         return found
 
-    def _check(self, latents, context, guidance, reference_weight):
+    def _check(self, latents, context, guidance, reference_weight, face):
         sizes = check_shape("latents", latents, f"B F h w {self.config.in_channels}")
         if self.config.context_dim is not None:
-            check_shape("context", context, f"B L {self.config.context_dim}", sizes)
+            each = context.ndim == 4 and face is None
+            check_shape("context", context, f"B R 1 {self.config.context_dim}" if each else f"B L {self.config.context_dim}", sizes)
         if guidance is not None:
             check_shape("guidance", guidance, f"B F h w {self.config.channels[0]}", sizes)
         if reference_weight is not None:
-            check_shape("reference_weight", reference_weight, "B F h w R" if reference_weight.ndim == 5 else "B R", sizes)
+            check_shape("reference_weight", reference_weight, "B F h w R" if reference_weight.ndim == 5 else "B R", {**sizes})

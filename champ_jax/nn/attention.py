@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared
@@ -11,6 +12,18 @@ from champ_jax.nn.policy import Policy
 
 KeyValue = tuple[jax.Array, jax.Array]
 """Projected keys and values, each [...,M,K,d]."""
+
+
+ROPE_BASE = 10000.0
+
+
+def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotary position embedding (Su et al. 2021): x [B,N,K,d], d even, at positions [N] -> the same shape and dtype."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None] * ROPE_BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -72,6 +85,16 @@ class Attention(nnx.Module):
         A softmax over one key is 1, so this is exact in value and gradient, and queries and keys are not needed.
         """
         return self.to_out(self.to_v(token))
+
+    def single_tokens(self, tokens: jax.Array, share: jax.Array | None) -> jax.Array:
+        """As `single_token` for a context of one token a source, [B,R,Dc], of which each query reads its share.
+
+        share: [B,R] or [B,F,N,R], None for 1 / R. Returns [B,1,1,D] or [B,F,N,D].
+        """
+        if share is None:
+            share = jnp.full(tokens.shape[:2], 1 / tokens.shape[1])
+        share = share if share.ndim == 4 else share[:, None, None]
+        return self.to_out(jnp.einsum("bfnr,brd->bfnd", share.astype(tokens.dtype), self.to_v(tokens)))
 
     def _split(self, x):
         return x.reshape(*x.shape[:-1], self.heads, -1)

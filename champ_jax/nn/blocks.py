@@ -51,8 +51,9 @@ class BlockReference(NamedTuple):
 class Read(NamedTuple):
     """What a transformer block may read besides its input.
 
-    context: [B,L,Dc] tokens for cross-attention. reference, share: references and what each of them counts, [B,R] or
-    [B,F,N,R]. face: tokens [B,F or 1,n,Dc] of who the person is, and [B], 0 for rows without a face.
+    context: [B,L,Dc] tokens for cross-attention, or [B,R,1,Dc], a token of each reference. reference, share: references and
+    what each of them counts, [B,R] or [B,F,N,R]. face: tokens [B,F or 1,n,Dc] of who the person is, and [B], 0 for rows
+    without a face.
     """
 
     context: jax.Array | None = None
@@ -146,6 +147,8 @@ class SpatialTransformer(nnx.Module):
         """Cross-attention of hidden [B,F,N,D], broadcastable to its shape."""
         if isinstance(self.attn2, FaceAttention) and read.face is not None:
             return self.attn2.with_face(self.norm2(hidden), read.context, *read.face)
+        if read.context.ndim == 4:
+            return self.attn2.single_tokens(read.context[:, :, 0], read.share)
         if read.context.shape[1] == 1:
             return self.attn2.single_token(read.context)[:, None]
         batch, frames, tokens, width = hidden.shape

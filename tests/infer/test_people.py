@@ -61,6 +61,9 @@ def test_each_person_in_their_own_pixels(pipe):
     assert not close(pipe.animate([photo(0), photo(5)], maps(), instances=second), seen)
     with pytest.raises(UserError, match=r"people \[3\] are in the frames"):
         pipe.animate([photo(0), photo(1)], maps(), instances=second + np.uint8(1))
+    for people, message in (([1], "say of each of 2 photos"), ([0, 2], "numbered from 1")):
+        with pytest.raises(UserError, match=message):
+            pipe.animate([photo(0), photo(1)], maps(), instances=second, people=people)
     with pytest.raises(UserError, match=r"expected uint8 \[5,32,32\]"):
         pipe.animate(photo(0), maps(), instances=second[1:])
 

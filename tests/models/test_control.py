@@ -149,6 +149,17 @@ def test_the_same_shares_everywhere_are_shares_of_all(reference):
     np.testing.assert_allclose(run(LATENTS, T, CONTEXT, None, features, everywhere), whole, atol=1e-5)
 
 
+def test_each_cell_reads_its_own_persons_image_token(plain, reference):
+    """Where all cells are the second person's, the first one's token says nothing; equal tokens are as one for all."""
+    tokens, features = draw(7, B, R, 1, 12), _only_tokens(reference(PHOTOS))
+    mine = np.zeros((B, F, H, W, R), np.float32)
+    mine[..., 1] = 1
+    one = plain(LATENTS, T, tokens[:, 1], None, features, mine)
+    np.testing.assert_allclose(plain(LATENTS, T, tokens, None, features, mine), one, atol=1e-5)
+    mixed = np.einsum("br,brlc->blc", np.full((B, R), 1 / R), tokens)
+    np.testing.assert_allclose(plain(LATENTS, T, tokens, None, features), plain(LATENTS, T, mixed, None, features), atol=1e-5)
+
+
 def test_shares_of_smaller_levels_stay_whole():
     weight = np.zeros((1, 1, 5, 6, 2), np.float32)
     weight[..., :3, 0] = weight[..., 3:, 1] = 1

@@ -9,8 +9,8 @@ import pytest
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.models.temporal import KINDS, TemporalConfig, TemporalModule, frame_positions
-from champ_jax.models.temporal_kinds import rotate
 from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.nn.attention import rotate
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
 from tests.models.filled import filled
@@ -108,7 +108,7 @@ def test_windows_longer_than_32_frames(kind):
 def test_rotary_attention_depends_on_distances_alone():
     q, k = (np.random.default_rng(i).standard_normal((1, 6, 1, 8)).astype(np.float32) for i in range(2))
     same = lambda x: np.repeat(x[:, :1], 6, 1)  # noqa: E731
-    products = np.einsum("bikd,bjkd->ij", rotate(same(q)), rotate(same(k)))
+    products = np.einsum("bikd,bjkd->ij", rotate(same(q), np.arange(6.0)), rotate(same(k), np.arange(6.0)))
     for step in range(-5, 6):
         np.testing.assert_allclose(np.diagonal(products, step), products[max(-step, 0), max(step, 0)], atol=1e-4)
 
@@ -116,8 +116,9 @@ def test_rotary_attention_depends_on_distances_alone():
 def test_kinds_and_geometry_that_cannot_be():
     with pytest.raises(UserError, match="did you mean 'conv3d'"):
         TemporalConfig("conv3")
-    with pytest.raises(UserError, match="rotary ones of even width"):
-        UNetConfig(channels=(24,), attention_levels=(True,), heads=8, groups=8, temporal=TemporalConfig("transformer", heads=8, groups=8))
+    for kind in ("transformer", "hybrid"):
+        with pytest.raises(UserError, match="rotary ones of even width"):
+            UNetConfig(channels=(24,), attention_levels=(True,), heads=8, groups=8, temporal=TemporalConfig(kind, heads=8, groups=8))
 
 
 def test_frames_over_devices():
