@@ -70,7 +70,8 @@ class TemporalConfig:
         heads = self.heads_at(width)
         if not heads or width % heads or width % self.groups or (self.kind in ("transformer", "hybrid") and width // heads % 2):
             raise UserError(
-                f"unet: width {width} must divide into temporal heads {heads} (rotary ones of even width) and groups {self.groups}."
+                f"unet: width {width} must divide into {heads} temporal heads (rotary ones of even width) and "
+                f"temporal.groups {self.groups}."
             )
 
 
