@@ -58,7 +58,8 @@ class ClipPlan:
     """Everything that decides a clip, so that a clip can be rendered again, anywhere, from its plan alone.
 
     style: of the song, "" for none; start: where in the song, as a share of the room that `seconds` leave; azimuth: cameras stand
-    within +-azimuth degrees of the front; stride: every stride-th motion frame gets pixels, 0 for none; face: with an embedding.
+    within +-azimuth degrees of the front; stride: every stride-th motion frame gets pixels, 0 for none; face: with an embedding;
+    turn: degrees that the person turns from the first frame to the last, so that one clip shows front and back.
     """
 
     clip_id: str
@@ -75,6 +76,7 @@ class ClipPlan:
     seed: int
     face: bool
     music_spec: str
+    turn: float = 0.0
 
 
 def plan_split(
@@ -89,6 +91,7 @@ def plan_split(
     seed: int = 0,
     face: bool = True,
     music_spec: str = "rich192",
+    turn: float = 0.0,
 ) -> list[ClipPlan]:
     """The clips of a split: `clips` for each of `identities` people.
 
@@ -138,6 +141,7 @@ def plan_split(
                     int(rng.integers(1 << 31)),
                     face,
                     music_spec,
+                    turn,
                 )
             )
     return plans
@@ -153,6 +157,8 @@ def render_record(plan: ClipPlan) -> dict:
     count = min(round(plan.seconds * plan.fps), len(dance))
     first = round(plan.start * (len(dance) - count))
     motion = dance.slice(first, count)
+    if plan.turn:
+        motion = motion.turned(np.linspace(0, plan.turn, count))
     index = np.arange(0, count, plan.stride) if plan.stride else np.arange(0)
     camera, light, background = sample_camera(rng, (-plan.azimuth, plan.azimuth)), sample_light(rng), sample_background(rng)
     clip = render_clip(identity, motion, camera, light, background, index, (plan.size, plan.size))

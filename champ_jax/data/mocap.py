@@ -99,6 +99,13 @@ class Motion:
         """`count` frames from `first`, no longer looping."""
         return replace(self, rotations=self.rotations[first : first + count], root=self.root[first : first + count], looping=False)
 
+    def turned(self, degrees: np.ndarray) -> "Motion":
+        """The same movements by somebody who turns: frame i stands `degrees`[i] (f64 [F]) about the vertical, towards the person's left."""
+        turn = _axis_matrix(np.deg2rad(degrees), 1).astype(np.float32)
+        rotations = self.rotations.copy()
+        rotations[:, 0] = to_quaternion(turn @ to_matrix(self.rotations[:, 0]))
+        return replace(self, rotations=rotations, root=np.einsum("fij,fj->fi", turn, self.root), looping=False)
+
     def global_rotations(self) -> np.ndarray:
         """Each bone's rotation away from the rest pose, f32 [F,K,3,3]."""
         parents = load_body().parents
