@@ -31,7 +31,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=int, default=2, help="draw every n-th motion frame (default: 2)")
     parser.add_argument("--size", type=int, default=96, help="pixels, square (default: 96)")
     parser.add_argument("--azimuth", type=float, default=180.0, help="cameras stand within this many degrees of the front (default: 180)")
-    parser.add_argument("--turn", type=float, default=0.0, help="degrees that each person turns in a clip, 360 to be seen from all sides (default: 0)")
+    parser.add_argument(
+        "--turn", type=float, default=0.0, help="degrees that each person turns in a clip, 360 to be seen from all sides (default: 0)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other people and scenes (default: 0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--music-spec", default="rich192", choices=("rich192", "stack4800", "fact35"),

@@ -14,7 +14,7 @@ from champ_jax.config import PREFIX, did_you_mean
 from champ_jax.errors import UserError
 
 COMMANDS = (
-    "prepare", "train", "plan", "status", "dance", "animate", "evaluate", "compare", "dancers", "quickstart", "report", "merge",
+    "prepare", "train", "plan", "status", "dance", "animate", "evaluate", "compare", "ablate", "dancers", "quickstart", "report", "merge",
     "convert", "doctor",
 )  # fmt: skip
 WRONG_INPUT, INTERRUPTED = 2, 130

@@ -114,12 +114,17 @@ def _references(clip: Clip, targets: np.ndarray, spec: SampleSpec, rng: np.rando
     if spec.stage == "B":
         choices = np.delete(choices, targets)
     first = int(clip["reference_index"]) if rng is None else int(rng.choice(choices))
-    if spec.references == 1:
+    return spread(clip, choices, first, spec.references)
+
+
+def spread(clip: Clip, choices: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Stored frames [count]: `first`, then of the stored frames `choices` [n] each time the pose least like those before."""
+    if count == 1:
         return np.array([first])
     poses = _comparable(*clip.keypoints(clip["frame_index"][choices]))
     chosen = [first]
     nearest = np.linalg.norm(poses - _comparable(*clip.keypoints(clip["frame_index"][[first]])), axis=-1)
-    while len(chosen) < spec.references:
+    while len(chosen) < count:
         number = int(nearest.argmax())
         chosen.append(int(choices[number]))
         nearest = np.minimum(nearest, np.linalg.norm(poses - poses[number], axis=-1))

@@ -42,6 +42,7 @@ METRICS: dict[str, Metric] = {
     "dino_subject": Metric("Consistency", "DINO, to the first frame and the one before", REAL, 4, network="dino"),
     "style_gram": Metric("Style", "Gram distance to the photo", LOWER, 6, network="style"),
     "style_clip": Metric("Style", "CLIP cosine to the photo", HIGHER, 4, network="clip"),
+    "style_colours": Metric("Style", "Colours of body parts to the photo's, CIELAB", LOWER, 2),
     "csim": Metric("Identity", "CSIM", HIGHER, 3),
     "csim_centred": Metric("Identity", "CSIM less the mean of others", HIGHER, 3),
     "csim_all_frames": Metric("Identity", "CSIM, 0 without a face", HIGHER, 3),

@@ -60,14 +60,14 @@ def measure(function: Callable, *arguments: Any, repeats: int = REPEATS) -> dict
     return result
 
 
-def describe_program(step: Callable, state: Any, batch: Mapping[str, Any]) -> dict[str, float]:
+def describe_program(step: Callable, state: Any, batch: Mapping[str, Any], seed: int) -> dict[str, float]:
     """What a jitted training step consists of, for its log: what `of_run` makes MFU and frames a second of.
 
     model_flops of all devices; ceiling, the share of the peak that padding leaves; devices; peak_flops of one, 0 where it is not
     known; frames, images or poses, of a batch.
     """
     chip = chip_of(jax.devices()[0])
-    operations = flops.count(step.trace(state, batch).jaxpr, chip.unit if chip else 128)
+    operations = flops.count(step.trace(state, batch, seed).jaxpr, chip.unit if chip else 128)
     frames = next(batch[name] for name in ("video", "moments", "keypoints") if name in batch)
     return {
         "model_flops": operations.model,

@@ -11,11 +11,11 @@ import numpy as np
 from champ_jax.data import transforms
 from champ_jax.data.clip import Clip
 from champ_jax.data.records import Records, open_records
-from champ_jax.data.samples import SampleSpec, make_sample
+from champ_jax.data.samples import SampleSpec, make_sample, spread
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 from champ_jax.evaluate.clips import Clip as Judged
-from champ_jax.evaluate.clips import Motion, frames_of
+from champ_jax.evaluate.clips import Flow, Motion, frames_of
 from champ_jax.evaluate.dances import dance_scores
 from champ_jax.evaluate.judge import Judge, judge_clips
 from champ_jax.evaluate.summary import summarise
@@ -43,31 +43,74 @@ class TruthClip:
 
 @dataclass(frozen=True)
 class HeldOutClip:
-    """One test clip: the truth, the maps {kind: u8 [F,H,W,3]} that describe its motion, and the photo's pose
-    (keypoints [J,2] pixels, confidence [J])."""
+    """One test clip: the truth, and the maps {kind: u8 [F,H,W,3]} that describe its motion.
+
+    photos: of the person, u8 [R,H,W,3], the truth's first. poses: of each photo, (keypoints [J,2] pixels, confidence [J]).
+    face: the face's embedding f32 [E], zeros where there is none. flow: exact, where the clip has it at this size.
+    """
 
     truth: TruthClip
     guidance: dict[str, np.ndarray]
-    pose: tuple[np.ndarray, np.ndarray]
+    photos: np.ndarray
+    poses: list[tuple[np.ndarray, np.ndarray]]
+    face: np.ndarray
+    flow: Flow | None
     fps: float
 
 
-def read_clip(clip: Clip, size: tuple[int, int], frames: int, kinds: tuple[str, ...] = GUIDANCE_KINDS) -> HeldOutClip:
-    """The first `frames` stored frames of a clip at `size` (height, width), seen exactly as training would."""
+def read_clip(
+    clip: Clip, size: tuple[int, int], frames: int, kinds: tuple[str, ...] = GUIDANCE_KINDS, photos: np.ndarray | None = None
+) -> HeldOutClip:
+    """The first `frames` stored frames of a clip at `size` (height, width), seen exactly as training would.
+
+    photos: stored frames [R] that serve as photos; by default the clip's own reference.
+    """
     frames = min(frames, clip.stored)
-    spec = SampleSpec("C", frames, 1, size, kinds, motion_frames=0, music_dim=0, face_dim=0, augment=None)
+    photos = np.array([clip["reference_index"]]) if photos is None else photos
+    face_dim = clip["face_emb"].shape[-1] if len(clip["face_emb"]) else 0
+    spec = SampleSpec("C", frames, 1, size, kinds, motion_frames=0, music_dim=0, face_dim=face_dim, augment=None)
     sample = make_sample(clip, 0, 1, spec, None, None)
+    view = transforms.fit(clip.size, size, clip.person_box)
+    keypoints, confidence = view.points(*clip.keypoints(clip["frame_index"][photos]))
+    images = np.stack([view.photo(clip.image("frames", number)) for number in photos])
     truth = TruthClip(
         frames=sample["video"],
         mask=sample["mask"],
         semantic_map=np.stack([_semantic_map(clip, number, size) for number in range(frames)]),
-        photo=sample["reference"][0],
-        photo_map=_semantic_map(clip, int(clip["reference_index"]), size),
+        photo=images[0],
+        photo_map=_semantic_map(clip, int(photos[0]), size),
         identity=int(clip["identity_id"]),
     )
     step = float(np.median(np.diff(clip["frame_index"]))) if clip.stored > 1 else 1.0
-    pose = (sample["reference_keypoints"][0], sample["reference_confidence"][0])
-    return HeldOutClip(truth, sample["guidance"], pose, 1 / (clip.frame_seconds * step))
+    poses, fps = list(zip(keypoints, confidence)), 1 / (clip.frame_seconds * step)
+    return HeldOutClip(truth, sample["guidance"], images, poses, sample["reference_face"], _flow(clip, truth), fps)
+
+
+def photos_after(clip: Clip, first: int, count: int) -> np.ndarray:
+    """Stored frames [count] from number `first` on: the one that shows most of the person, then those of other poses.
+
+    Raises UserError for a clip that has too few.
+    """
+    if clip.stored < first + count:
+        raise UserError(f"{clip.where}: {clip.stored} stored frames, and {count} photos after frame {first} are asked for")
+    choices = np.arange(first, clip.stored)
+    _, confidence = clip.keypoints(clip["frame_index"][choices])
+    return spread(clip, choices, int(choices[confidence.mean(-1).argmax()]), count)
+
+
+def _flow(clip: Clip, truth: TruthClip) -> Flow | None:
+    """The clip's own flow, at its own size; a point is seen where the next frame shows the same part of the body there."""
+    if not len(clip["flow"]) or clip.size != truth.frames.shape[1:3]:
+        return None
+    forward = np.stack([clip.flow(number) for number in range(len(truth.frames) - 1)])
+    rows, columns = np.indices(clip.size)
+    seen = []
+    for flow, here, there in zip(forward, truth.semantic_map[:-1], truth.semantic_map[1:]):
+        x, y = (np.rint(place).astype(int) for place in (columns + flow[..., 0], rows + flow[..., 1]))
+        height, width = clip.size
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        seen.append(inside & (there[y.clip(0, height - 1), x.clip(0, width - 1)] == here).all(-1))
+    return Flow(forward, np.stack(seen))
 
 
 def _semantic_map(clip: Clip, number: int, size: tuple[int, int]) -> np.ndarray:
@@ -91,9 +134,9 @@ def make_judge(directory: str | os.PathLike, size: tuple[int, int], people: int 
 
 
 def animate_clips(
-    pipe: Pipeline, clips: list[HeldOutClip], seed: int = 0, on_progress: Callable[[int, int], None] | None = None
+    pipe: Pipeline, clips: list[HeldOutClip], seed: int = 0, on_progress: Callable[[int, int], None] | None = None, photos: int = 1
 ) -> list[np.ndarray]:
-    """u8 [F,H,W,3] for each clip: its photo, animated by those of its maps that the model knows."""
+    """u8 [F,H,W,3] for each clip: so many of its photos, animated by those of its maps that the model knows."""
     outputs = []
     for number, clip in enumerate(clips):
         guidance = {kind: clip.guidance[kind] for kind in pipe.kinds if kind in clip.guidance}
@@ -102,7 +145,8 @@ def animate_clips(
             if on_progress is not None:
                 on_progress(number * total + done, len(clips) * total)
 
-        video = pipe.animate(clip.truth.photo, guidance, pose=clip.pose, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report)
+        who = {"pose": clip.poses[:photos], "face": clip.face if pipe.config.face_id else None}
+        video = pipe.animate(list(clip.photos[:photos]), guidance, **who, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report)
         outputs.append(video.frames)
     return outputs
 
@@ -115,10 +159,13 @@ def judged(outputs: list[np.ndarray], clips: list[HeldOutClip], people: Identity
 
         def scores(frames: np.ndarray, first: int) -> dict[str, np.ndarray]:
             maps = truth.semantic_map[first : first + len(frames)]
-            return {"identity_top1": people.right(frames, maps, truth.identity).astype(np.float64)}
+            return {
+                "identity_top1": people.right(frames, maps, truth.identity).astype(np.float64),
+                "style_colours": people.apart(frames, maps, truth.identity),
+            }
 
         streams = (frames_of(output), frames_of(truth.frames), truth.photo, frames_of(truth.mask))
-        return Judged(name, clip.fps, *streams, scores=scores)
+        return Judged(name, clip.fps, *streams, scores=scores, flow=clip.flow)
 
     names = [f"person_{clip.truth.identity}" for clip in clips]
     return {name: lambda o=o, c=c, name=name: open_one(o, c, name) for name, o, c in zip(names, outputs, clips, strict=True)}

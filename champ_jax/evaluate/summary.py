@@ -18,7 +18,7 @@ from champ_jax.metrics import dance, frechet, stats
 
 FORMAT = 1
 Row = dict[str, Any]
-API_ONLY = ("psnr_person", "ssim_person", "identity_top1")
+API_ONLY = ("psnr_person", "ssim_person", "identity_top1", "style_colours")
 """Metrics that need more than folders hold: absent rather than empty where they are not asked for."""
 NEEDS = {
     "Quality": "needs --reference",

@@ -34,6 +34,13 @@ class IdentityJudge:
         """bool [F]: whether each of u8 frames [F,H,W,3] looks most like person number `identity`."""
         return identity_top1(self.colours(frames, maps), self.gallery, self.identities.index(identity))
 
+    def apart(self, frames: np.ndarray, maps: np.ndarray, identity: int) -> np.ndarray:
+        """f64 [F]: mean Lab distance of body parts in u8 frames [F,H,W,3] to the photo of person number `identity`; nan where none is seen."""
+        photo = self.gallery[self.identities.index(identity)]
+        distance = np.linalg.norm(self.colours(frames, maps) - photo, axis=-1).astype(np.float64)
+        seen = np.isfinite(distance)
+        return np.where(seen.any(-1), np.where(seen, distance, 0).sum(-1) / np.maximum(seen.sum(-1), 1), np.nan)
+
 
 def semantic_regions(maps: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """int [F,H,W]: which of the palette's colours [P,3] each pixel of u8 maps [F,H,W,3] is nearest to; -1 on black."""

@@ -31,6 +31,8 @@ class GuidanceConfig:
       out_channels: width of the result; the denoiser's first level has it too.
       heads, groups: of the attention at the last resolution.
       ff_mult: width of its feed-forward, in widths.
+      learned: False for maps as they are, shrunk to the grid, their colours repeated over the channels: a bare product of
+        the map and its strength, which shows what an encoder is worth.
       fusion: how the kinds come together: None sums them, as CHAMP does; "gates" multiplies each channel of a kind by a
         number that is learnt and starts at 1; "attention" adds what they find in each other, see `Fusion`.
     """
@@ -42,9 +44,12 @@ class GuidanceConfig:
     heads: int = 8
     groups: int = 32
     ff_mult: int = 4
+    learned: bool = True
     fusion: str | None = None
 
     def __post_init__(self):
+        if not self.learned and self.fusion:
+            raise UserError("guidance.fusion mixes what encoders say: leave it out with guidance.learned=False.")
         if self.fusion not in (None, "gates", "attention"):
             raise UserError(f"guidance.fusion is {self.fusion!r}: expected None, gates or attention.")
         if self.fusion == "attention" and self.out_channels % self.heads:
@@ -66,6 +71,8 @@ class GuidanceEncoder(nnx.Module):
         self.config = config
         self.compute = policy.compute
         channels = config.channels
+        if not config.learned:
+            return
         self.conv_in = conv(3 * config.patch**2, channels[0], rngs, policy)
         for i, (width, after) in enumerate(zip(channels, channels[1:])):
             setattr(self, f"block_{2 * i}", conv(width, width, rngs, policy))
@@ -86,6 +93,9 @@ class GuidanceEncoder(nnx.Module):
         step = self.config.downsampling
         if sizes["H"] % step or sizes["W"] % step:
             raise UserError(f"guidance map: height and width must be multiples of {step}, got {x.shape[2:4]}.")
+        if not self.config.learned:
+            cells = x.reshape(*x.shape[:2], x.shape[2] // step, step, x.shape[3] // step, step, 3).mean((3, 5))
+            return jnp.tile(cells, -(-self.config.out_channels // 3))[..., : self.config.out_channels].astype(self.compute)
         hidden = self.convolve(x.reshape(-1, *x.shape[2:]))
         if self.attention is not None:
             hidden, _ = self.attention(hidden, batch=sizes["B"])

@@ -193,6 +193,9 @@ def _overlay(base: dict, over: dict, source: str, where: str = "config.model") -
         if isinstance(value, dict) and isinstance(known, dict):
             merged[name] = _overlay(known, value, source, place)
             continue
+        if value is None:  # as the weights say
+            merged.setdefault(name, None)
+            continue
         plain = list(value) if isinstance(value, tuple) else value
         if known is not None and plain != known and name not in CHANGEABLE:
             raise UserError(f"{place} is {value!r}, but the weights in {source} were trained with {known!r}: leave it out")

@@ -28,7 +28,7 @@ def loss_of(config, assembled: Assembled, devices: int = 1):
 
 
 def compile_step(config, assembled: Assembled, mesh, loss=None):
-    """The jitted step `(state, batch) -> (state, metrics)` of a run, what its state is, and a function that makes the first.
+    """The jitted step `(state, batch, seed) -> (state, metrics)` of a run, what its state is, and a function that makes the first.
 
     States are laid out as parallel/sharding.py says, batches as `shard_batch` does it; the buffers of a state are reused.
     `loss` takes the place of the stage's, for planning what a step does besides.
@@ -56,8 +56,8 @@ def compile_step(config, assembled: Assembled, mesh, loss=None):
         return jax.tree.map(lambda x: x.astype(jnp.float32), held)
 
     step_fn = jax.jit(
-        make_step(loss, optimizer, config.optim, config.seed, gather, scatter),
-        in_shardings=(shardings, None),  # a batch comes laid out
+        make_step(loss, optimizer, config.optim, gather, scatter),
+        in_shardings=(shardings, None, None),  # a batch comes laid out
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

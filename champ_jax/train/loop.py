@@ -120,13 +120,13 @@ def take_steps(run: Run, state: TrainState, first: int, log: MetricLog, profile:
             with timing("training" if shapes == known else "compile"), explained_memory(config):
                 if profile:
                     profile.at(done)
-                state, metrics = run.step_fn(state, batch)
+                state, metrics = run.step_fn(state, batch, config.seed)
                 # One step late: the devices have the next one to do while this process reads the last one's figures.
                 if pending:
                     skips.look(*pending)
                 pending = done, metrics
             if shapes != known:
-                log.scalars(done, "program", describe_program(run.step_fn, state, batch))
+                log.scalars(done, "program", describe_program(run.step_fn, state, batch, config.seed))
             last, stopped = done == total, stop.asked()
             if done % config.log.scalars == 0 or last or stopped:
                 with timing("training"), explained_memory(config):

@@ -87,7 +87,7 @@ def lower_exchange(config, assembled, mesh, chosen: dict[str, Any]):
     step, described, _ = compile_step(config, part, mesh, loss)
     widths = {_width(leaf) for leaf in chosen.values()}
     batch = {str(width): jax.ShapeDtypeStruct((ROWS * mesh.size, width), dtype) for width in widths}
-    return step.lower(placed(described, state_layout(described, mesh)), placed(batch, batch_sharding(mesh)))
+    return step.lower(placed(described, state_layout(described, mesh)), placed(batch, batch_sharding(mesh)), 0)
 
 
 def _width(leaf) -> int:

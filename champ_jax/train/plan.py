@@ -81,7 +81,7 @@ def trace(config, chip: Chip, devices: list) -> Traced:
     batch = batch_of(config, assembled)
     check_batch(batch, mesh)
     arguments = placed(described, state_layout(described, mesh)), placed(batch, batch_layout(batch, mesh))
-    traced = step.trace(*arguments)
+    traced = step.trace(*arguments, 0)
     operations = flops.count(traced.jaxpr, chip.unit)
     kept = flops.kept(traced.jaxpr, len(jax.tree.leaves(described))) / mesh.size / config.optim.accumulation
     return Traced(config, assembled, mesh, *arguments, operations, kept, traced)

@@ -53,15 +53,15 @@ def make_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     optim_config,
-    seed: int,
     gather: Callable[[Any], Any] = lambda trained: trained,
     scatter: Callable[[Any], Any] = lambda gradients: gradients,
 ):
-    """Builds `step(state, batch) -> (state, metrics)`, to be jitted by the caller with its shardings.
+    """Builds `step(state, batch, seed) -> (state, metrics)`, to be jitted by the caller with its shardings.
 
     gather makes of masters, which lie in parts, the parameters that the loss reads; scatter brings their gradients into
     the masters' layout and dtype, so that each device sums and updates its part alone (ZeRO-1, arXiv 1910.02054).
-    Randomness is a function of (seed, step) only, so a resumed run draws what the unbroken one would have drawn.
+    Randomness is a function of (seed, step) only, so a resumed run draws what the unbroken one would have drawn; the seed
+    is an argument, so that runs which differ in nothing else are one compiled program.
     An update that `judge` refuses leaves parameters, optimiser and average bit for bit as they were; "skipped" and
     "skipped_in_row" among the metrics count them.
     """
@@ -73,7 +73,7 @@ def make_step(
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(*args)
         return scatter(grads), {"loss": value, **metrics}
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grads, metrics = _mean_over_microbatches(
             grad_fn, gather(state.trained), state.frozen, batch, key, state.step, optim_config.accumulation

@@ -1,5 +1,7 @@
 """Splitting parameters, accumulation, and what a step may change."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else():
     optimizer = optax.adam(1e-2)
     state = create_state(PARAMS, lambda path: path.startswith("a/"), optimizer, jnp.bfloat16, MESH)
     assert state.trained["a"]["w"].dtype == jnp.float32 and state.frozen["b"]["w"].dtype == jnp.bfloat16
-    step = make_step(loss, optimizer, ConfigDict(OPTIM), seed=0)
+    step = partial(make_step(loss, optimizer, ConfigDict(OPTIM)), seed=0)
     after, metrics = step(state, {"x": jnp.ones((4, 3))})
     assert int(after.step) == 1 and metrics["twice"] == 2 * metrics["loss"] and metrics["gradient_norm"] > 0
     assert not np.array_equal(after.trained["a"]["w"], PARAMS["a"]["w"])
@@ -44,7 +46,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     results = []
     for accumulation in (1, 4):
         state = create_state(PARAMS, lambda path: True, optimizer, jnp.float32, MESH)
-        step = make_step(loss, optimizer, ConfigDict({**OPTIM, "accumulation": accumulation}), seed=0)
+        step = partial(make_step(loss, optimizer, ConfigDict({**OPTIM, "accumulation": accumulation})), seed=0)
         results.append(step(state, batch))
     (one, one_metrics), (four, four_metrics) = results
     np.testing.assert_allclose(four.trained["a"]["w"], one.trained["a"]["w"], rtol=1e-6)

@@ -1,5 +1,7 @@
 """Rows 16 to 19 of docs/reliability.md: updates that would destroy the weights are skipped inside the step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ def loss_fn(params, batch, key, step):
 
 @pytest.fixture(scope="module")
 def step():
-    return jax.jit(make_step(loss_fn, make_optimizer(OPTIM), OPTIM, 0))
+    return jax.jit(partial(make_step(loss_fn, make_optimizer(OPTIM), OPTIM), seed=0))
 
 
 def fresh():

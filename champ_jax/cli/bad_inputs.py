@@ -1,0 +1,107 @@
+"""Inputs with one thing wrong, and whether each is refused with a line that names it: what a run must not swallow."""
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+WRONG_INPUT = 2
+PIXELS = 64
+
+
+def try_bad_inputs(weights: str, directory: str) -> dict[str, Any]:
+    """Gives each bad input to its command: {"cases": [{"name", "refused", "answer"}]}.
+
+    weights: of an image model that is right, directory: records that are; copies of them are spoilt. Refused is what ends with
+    the exit code of wrong input and says, in a line, the name of what is wrong.
+    """
+    from champ_jax.cli.main import main
+
+    cases = []
+    with tempfile.TemporaryDirectory() as place:
+        for name, command, named in bad_inputs(Path(place), Path(weights), Path(directory)):
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                code = main(command)
+            answer = next((line for line in said.getvalue().splitlines() if line.startswith("error:")), "").replace(place, "")
+            cases.append({"name": name, "refused": code == WRONG_INPUT and named in answer, "answer": answer.replace("|", "\\|")})
+    return {"cases": cases}
+
+
+def bad_inputs(place: Path, weights: Path, directory: Path) -> Iterator[tuple[str, list[str], str]]:
+    """(what is wrong, the command's words, what the answer must name) of each, made in the folder `place`."""
+    photo, maps = place / "photo.png", place / "maps"
+    Image.fromarray(np.full((PIXELS, PIXELS, 3), 128, np.uint8)).save(photo)
+    for kind in ("dwpose", "depth"):
+        (maps / kind).mkdir(parents=True)
+        for number in range(4):
+            Image.fromarray(np.full((PIXELS, PIXELS, 3), 64, np.uint8)).save(maps / kind / f"{number}.png")
+
+    def animate(**changed: Path | str) -> list[str]:
+        options = {"checkpoint": weights, "image": photo, "guidance": maps, "out": place / "out.mp4", **changed}
+        return ["animate", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+    def train(*changes: str, config: str = "demo_b") -> list[str]:
+        values = [f"--config.data.directory={directory}", f"--config.data.size={PIXELS}", *(f"--config.{change}" for change in changes)]
+        return ["train", "--config", config, "--workdir", str(place / "run"), *values]
+
+    yield "weights that are not there", animate(checkpoint=place / "none"), "none"
+    yield "a file of weights that was cut off", animate(checkpoint=_cut(weights, place / "cut")), "cut"
+    yield "weights with an array missing", animate(checkpoint=_without(weights, place / "without")), "denoiser/conv_in/kernel"
+    yield "a photo that is not there", animate(image=place / "nobody.png"), "nobody.png"
+    broken = place / "broken.png"
+    broken.write_bytes(photo.read_bytes()[:60])
+    yield "a broken photo", animate(image=broken), "broken.png"
+    (place / "empty").mkdir()
+    yield "a folder without maps", animate(guidance=place / "empty"), "empty"
+    shutil.copytree(maps, place / "uneven")
+    (place / "uneven" / "depth" / "3.png").unlink()
+    yield "kinds of maps with different numbers of frames", animate(guidance=place / "uneven"), "depth"
+    yield "a frame size that the network cannot have", animate(size="61x64"), "61"
+    yield "a song for a model without M2P", _dance(place, weights, photo), "M2P"
+    yield "a configuration that is not there", train(config="stage_d"), "stage_d"
+    yield "a misspelt setting", train("optim.learning_rat=1"), "optim.learning_rat"
+    yield "a setting of another type", train("optim.steps=many"), "optim.steps"
+    yield "training from weights of another geometry", train(f"init_from={weights}"), "channels"
+    yield "records that are not there", train(f"data.directory={place / 'nothing'}"), "nothing"
+    yield "records that were cut off", train(f"data.directory={_cut(directory, place / 'short')}", f"init_from={weights}"), "short"
+    yield "a batch that no validation batch fills", train("data.batch_size=10000", f"init_from={weights}", *_same(weights)), "batch_size"
+
+
+def _dance(place: Path, weights: Path, photo: Path) -> list[str]:
+    import soundfile
+
+    soundfile.write(place / "song.wav", np.sin(np.arange(44100) / 20.0), 22050)
+    words = {"checkpoint": weights, "image": photo, "music": place / "song.wav", "out": place / "out.mp4"}
+    return ["dance", *(word for name, value in words.items() for word in (f"--{name}", str(value)))]
+
+
+def _same(weights: Path) -> list[str]:
+    """Settings that give a configuration the geometry of the weights."""
+    unet = json.loads((weights / "config.json").read_text())["unet"]
+    return [f"model.unet.channels={tuple(unet['channels'])}"]
+
+
+def _cut(folder: Path, copy: Path) -> Path:
+    """A copy of a folder of which the largest file lacks its second half."""
+    shutil.copytree(folder, copy)
+    largest = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    return copy
+
+
+def _without(folder: Path, copy: Path) -> Path:
+    """A copy of a folder of weights whose denoiser lacks the kernel of its first convolution."""
+    from champ_jax.checkpoint.weights import load_weights, save_weights
+
+    params, config = load_weights(folder)
+    del params["denoiser"]["conv_in"]["kernel"]
+    save_weights(copy, params, config)
+    return copy
