@@ -1,6 +1,7 @@
 """Stage B at full size: guidance encoders, reference UNet and denoiser on single frames, with M2P late and slowly.
 
 Command:  champ-jax train --config configs/stage_b.py --workdir runs/b --config.init_from=WEIGHTS --config.data.directory=DATA
+          (stage_b:control adds references, identity, style and fusion of guidance; stage_b:lora trains a LoRA of the weights)
 WEIGHTS holds at least the VAE and CLIP; networks that it lacks start from random values, those it has go on training.
 Model: CHAMP's, 1.7 billion trained parameters. Hardware: 80 GB a device.
 """
@@ -8,8 +9,10 @@ Model: CHAMP's, 1.7 billion trained parameters. Hardware: 80 GB a device.
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """Everything that the run depends on."""
+def get_config(variant: str = "") -> ConfigDict:
+    """variant "control": every further way to hold on to the person, to be chosen; "lora": low-rank changes alone."""
+    if variant not in ("", "control", "lora"):
+        raise ValueError("expected control, lora or nothing")
     config = ConfigDict()
     config.stage = "B"
     config.seed = 0
@@ -79,4 +82,13 @@ def get_config() -> ConfigDict:
         }
     )
     config.log = ConfigDict({"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""})
+    if variant == "control":
+        # None leaves it as the weights have it; identity is "aligned" or "plain", style and coarse name levels such as (1, 2, 3).
+        config.model.unet.update({"identity": None, "style": None, "coarse": None})
+        config.model.guidance = ConfigDict({"fusion": None})
+        config.data.references = 4
+    if variant == "lora":
+        # Of which kernels, by their paths.
+        config.lora = ConfigDict({"rank": 16, "modules": "denoiser/.*attn[12]/to_"})
+        config.optim.update({"weight_decay": 0.0, "steps": 2000, "warmup": 100})
     return config

@@ -1,14 +1,17 @@
 """Stage C at full size: temporal modules on clips, everything else as stage B left it.
 
 Command:  champ-jax train --config configs/stage_c.py --workdir runs/c --config.init_from=runs/b/weights --config.data.directory=DATA
+          (stage_c:lora trains a LoRA of the temporal modules that the weights have, for a kind of motion)
 Model: 453 million trained parameters (AnimateDiff's shape). Hardware: 80 GB a device. A pass over 24 frames at 512x512 is 30 TFLOP.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """Everything that the run depends on; the model is that of `init_from` with temporal modules added."""
+def get_config(variant: str = "") -> ConfigDict:
+    """The model is that of `init_from` with temporal modules added; variant "lora": low-rank changes of those that it has."""
+    if variant not in ("", "lora"):
+        raise ValueError("expected lora or nothing")
     config = ConfigDict()
     config.stage = "C"
     config.seed = 0
@@ -65,4 +68,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.log = ConfigDict({"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""})
+    if variant == "lora":
+        # Of which kernels, by their paths.
+        config.lora = ConfigDict({"rank": 16, "modules": "denoiser/.*temporal.*to_"})
+        config.optim.update({"weight_decay": 0.0, "steps": 2000, "warmup": 100})
     return config

@@ -36,7 +36,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax convert export --checkpoint runs/c --to champ --out champ_new --dtype f16",
     )
     exporting.add_argument("--checkpoint", required=True, metavar="DIR", help="folder of weights, or of a run")
-    exporting.add_argument("--to", dest="kind", required=True, metavar="KIND", help="what to write")
+    exporting.add_argument("--to", dest="kind", required=True, metavar="KIND", help="what to write; lora for one that was trained here")
     exporting.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write to")
     exporting.add_argument(
         "--format", dest="form", choices=("safetensors", "pt"), default="safetensors", help="of the files (default: %(default)s)"
@@ -63,11 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
+    from champ_jax.cli.sampling import read_lora_option
     from champ_jax.convert import import_checkpoint, recognise, save_import
     from champ_jax.convert.lora import left_out
     from champ_jax.convert.state import open_state
 
-    kind, loras = args.kind or recognise(args.src), [_lora(text) for text in args.lora]
+    kind, loras = args.kind or recognise(args.src), [read_lora_option(text) for text in args.lora]
     weights = import_checkpoint(args.src, kind, loras)
     save_import(weights, args.out, kind, DTYPES.get(args.dtype))
     print(f"{args.out}: {', '.join(sorted(weights.params))} of {kind}")
@@ -79,23 +80,15 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lora(text: str) -> tuple[str, float]:
-    """The file and the scale of "FILE" or "FILE=SCALE"."""
-    from champ_jax.errors import UserError
-
-    path, equals, scale = text.rpartition("=")
-    if not equals:
-        return text, 1.0
-    try:
-        return path, float(scale)
-    except ValueError as error:
-        raise UserError(f"--lora {text}: expected a number behind '=', got {scale!r}.") from error
-
-
 def _export(args: argparse.Namespace) -> int:
     from champ_jax.convert import export_checkpoint
+    from champ_jax.convert.own_lora import export_lora
 
-    for path in export_checkpoint(args.checkpoint, args.kind, args.out, args.form, DTYPES.get(args.dtype)):
+    if args.kind == "lora":
+        written = export_lora(args.checkpoint, args.out)
+    else:
+        written = export_checkpoint(args.checkpoint, args.kind, args.out, args.form, DTYPES.get(args.dtype))
+    for path in written:
         print(path)
     return 0
 

@@ -16,6 +16,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="WEIGHTS", help="folders that training wrote")
     parser.add_argument("--out", required=True, type=Path, help="the model's folder")
+    parser.add_argument("--lora", action="append", default=[], metavar="PATH=SCALE", help="a LoRA to add to the result; several add up")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what numbers are stored as (default: %(default)s)")
     return parser
 
@@ -23,7 +24,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Reads all sources, checks that what came together is a model, then writes it."""
     from champ_jax.checkpoint.weights import load_weights, save_weights
+    from champ_jax.cli.sampling import read_lora_option
+    from champ_jax.convert.own_lora import read_lora
     from champ_jax.infer.pipeline import build_pipeline
+    from champ_jax.models.lora import add_lora
 
     params, config = {}, {}
     for source in args.sources:
@@ -32,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         if "denoiser" not in part:  # what it says of networks that it does not hold means nothing
             described = {name: described[name] for name in (*part, "pipeline") if name in described}
         config |= described | {"pipeline": {**config.get("pipeline", {}), **described.get("pipeline", {})}}
+    for path, scale in map(read_lora_option, args.lora):
+        params = add_lora(params, read_lora(path, params), scale, path)
     if {"denoiser", "vae"} <= params.keys():
         build_pipeline(params, config, str(args.out))
     save_weights(args.out, params, config, args.dtype)

@@ -15,6 +15,13 @@ from champ_jax.errors import UserError
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds the options of where to read, where to write and how to sample."""
     parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH=SCALE",
+        help="a LoRA to add, of ours or of PyTorch's, so many times its strength (default: 1); several add up",
+    )
     parser.add_argument("--image", required=True, type=Path, nargs="+", metavar="FILE",
                         help="the photo; its middle is used, at the model's size. Up to 8: further photos of the same person, of other "
                         "poses or views")  # fmt: skip
@@ -53,9 +60,20 @@ def open_pipeline(args: argparse.Namespace):
         from champ_jax.data.faces import open_faces
 
         faces = open_faces(args.faces)
-    pipe = load_pipeline(args.checkpoint)
+    pipe = load_pipeline(args.checkpoint, loras=[read_lora_option(text) for text in args.lora])
     pipe.faces = faces
     return pipe
+
+
+def read_lora_option(text: str) -> tuple[str, float]:
+    """The path and the scale of "PATH" or "PATH=SCALE"; UserError for a scale that is no number."""
+    path, equals, scale = text.rpartition("=")
+    if not equals:
+        return text, 1.0
+    try:
+        return path, float(scale)
+    except ValueError as error:
+        raise UserError(f"--lora {text}: expected a number behind '=', got {scale!r}.") from error
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

@@ -42,6 +42,16 @@ def _motion(weights: Weights) -> tuple[Any, dict[str, Any]]:
     return found, {"unet": {name: unet[name] for name in ("channels", "layers", "temporal") if name in unet}}
 
 
+def _id_adapter(weights: Weights) -> tuple[Any, dict[str, Any]]:
+    """StableAnimator's projections, at full strength, as it has no other."""
+    found = find(weights.params, "id_adapter")
+    if not found:
+        return None, {}
+    flat = flatten(found)
+    strengths = {path.replace("/id_to_k/kernel", "/id_strength/value"): np.ones((1,), np.float32) for path in flat if "/id_to_k/" in path}
+    return unflatten({**flat, **strengths}), {"unet": {"identity": "aligned"}}
+
+
 def _same(name: str) -> Callable[[Weights], tuple[Any, dict[str, Any]]]:
     """The component of that name with its own part of the configuration."""
 
@@ -56,7 +66,9 @@ PARTS = {
     "denoiser": ("denoiser", _denoiser),
     "reference": ("reference", _reference),
     "motion": ("denoiser", _motion),
+    "id_adapter": ("denoiser", _id_adapter),
     "guidance": ("guidance", _same("guidance")),
+    "face_id": ("face_id", _same("face_id")),
     "vae": ("vae", _same("vae")),
     "clip": ("clip", _same("clip")),
     "m2p": ("m2p", _same("m2p")),
@@ -102,6 +114,10 @@ def gather(whole: str | Path | None, parts: Mapping[str, str | Path]) -> tuple[d
         elif name == "motion":
             params["denoiser"] = split_temporal(params.get("denoiser") or {})[0]
             config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}
+        elif name == "id_adapter":
+            kept = {path: array for path, array in flatten(params.get("denoiser") or {}).items() if "/attn2/id_" not in path}
+            params["denoiser"] = unflatten(kept)
+            config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "identity"}
         elif name != "guidance":
             params.pop(name, None)
             config.pop(name, None)

@@ -78,6 +78,28 @@ def merge_lora(
     return merged
 
 
+def layers_of(
+    lora: Mapping[str, Any], names: Mapping[str, str], source: str
+) -> tuple[dict[str, tuple[LazyArray, LazyArray, float | None]], list[str]]:
+    """({what `names` says of a layer: (down, up, alpha or None)}, names of the LoRA that are of no layer in `names`).
+
+    names: a layer's name, as diffusers or AnimateDiff write it, to anything. Raises UserError for a pair of other ranks.
+    """
+    flat = {_flat(name): meant for name, meant in names.items()}
+    layers, unused = _layers(unwrap(lora))
+    found = {}
+    for layer, parts in layers.items():
+        if layer not in flat or not {"down", "up"} <= parts.keys():
+            unused += [key for key, _ in parts.values()]
+            continue
+        (key, down), (_, up) = parts["down"], parts["up"]
+        if down.shape[:1] != up.shape[1:2]:
+            raise UserError(f"{source}: {key} {down.shape} and its up {up.shape} are of different ranks.")
+        alpha = float(np.asarray(parts["alpha"][1]).reshape(())) if "alpha" in parts else None
+        found[flat[layer]] = down, up, alpha
+    return found, unused
+
+
 def peft_alpha(file: State) -> float | None:
     """The alpha of a LoRA of PEFT, which stands beside it in adapter_config.json or in its header; None where neither is.
 

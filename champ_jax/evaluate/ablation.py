@@ -122,7 +122,7 @@ def against_review(config, runs: Runs, refused: tuple[int, int]) -> list[tuple[s
     rows = [(*row, "yes" if _met(row) else "no") for row in rows]
     return [
         *rows,
-        ("Bad inputs refused in one line that names what is wrong", "half the errors", f"{refused[0]} of {refused[1]}", "see below"),
+        ("Bad inputs refused by name before any training or sampling", "half the errors", f"{refused[0]} of {refused[1]}", "see below"),
     ]
 
 

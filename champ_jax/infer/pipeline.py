@@ -17,6 +17,7 @@ from champ_jax.audio.load import load_audio
 from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.partial import account
 from champ_jax.convert.components import gather
+from champ_jax.convert.own_lora import read_lora
 from champ_jax.data.faces import FaceModel
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
@@ -30,6 +31,7 @@ from champ_jax.infer.video import Video
 from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
+from champ_jax.models.lora import LORA, add_lora, with_lora
 from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.vae import vae_images, vae_latents
 from champ_jax.nn.kernels import shares
@@ -338,17 +340,29 @@ class _Functions:
         self.decode = jax.jit(decode)
 
 
-def load_pipeline(path: str | os.PathLike | None = None, policy: Policy | None = None, **components: str | os.PathLike) -> Pipeline:
+def load_pipeline(
+    path: str | os.PathLike | None = None,
+    policy: Policy | None = None,
+    loras: Sequence[tuple[str | os.PathLike, float]] = (),
+    **components: str | os.PathLike,
+) -> Pipeline:
     """A pipeline from a folder of weights (one sub-folder a component), a training run's folder, or any known checkpoint.
 
     components: checkpoints for single networks in place of those in `path`, as in
     `load_pipeline("champ", vae="sd-vae-ft-mse", clip="image_encoder")`; their names are in convert.components.PARTS.
+
+    loras: (path, scale) of LoRAs to add to the weights, in any number; of ours, or files of diffusers, PEFT or kohya.
 
     Of a run that has not finished the newest valid checkpoint is taken, with its averaged parameters.
     Raises UserError, before anything is compiled, when it is neither, when a component is missing, and when the weights
     are not of the geometry that the folder's configuration states.
     """
     params, config = gather(path, components)
+    if params.keys() == {LORA}:
+        raise UserError(f"{path} is a LoRA: give the model that it was trained on as the checkpoint, and this as a LoRA (--lora).")
+    params = with_lora(params)
+    for lora, scale in loras:
+        params = add_lora(params, read_lora(lora, params), scale, str(lora))
     return build_pipeline(params, config, ", ".join(map(str, filter(None, [path, *components.values()]))), policy)
 
 

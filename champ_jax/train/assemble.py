@@ -18,13 +18,14 @@ from champ_jax.data.records import Records
 from champ_jax.diffusion.schedule import Schedule, make_schedule
 from champ_jax.errors import UserError
 from champ_jax.models.animator import Animator, AnimatorConfig, split
+from champ_jax.models.lora import LORA, new_lora
 from champ_jax.models.m2p import M2P
 from champ_jax.models.unet import UNetConfig
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
 from champ_jax.parallel.mesh import fetch
 from champ_jax.parallel.multihost import barrier, is_first
-from champ_jax.train.stages import STAGES
+from champ_jax.train.stages import is_trained
 from champ_jax.train.state import TrainState
 
 Params = dict[str, Any]
@@ -78,6 +79,8 @@ def assemble(config, records: Records) -> Assembled:
     source = ", ".join(filter(None, [config.init_from, *given_parts.values()]))
     loaded, described = gather(config.init_from, given_parts)
     described = _overlay(described, config.model.to_dict(), source)
+    if (described.get("unet") or {}).get("identity"):
+        described["face_id"] = _of_faces(described.get("face_id") or {}, records)
     geometry, build, graphdef, expected = _expected(described, config)
     expected = flatten_dict(expected, sep="/")
     passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
@@ -96,8 +99,9 @@ def assemble(config, records: Records) -> Assembled:
         # As in AnimateAnyone and CHAMP: both networks start alike, so that the denoiser's queries fit the photo's keys.
         twins = {path: path.replace("reference/", "denoiser/", 1) for path in fresh if path.startswith("reference/")}
         params |= {path: params[twin] for path, twin in twins.items()}
-    trained = STAGES[config.stage].trained
-    frozen = {path: value for path, value in params.items() if not trained(path, config)}
+    if config.get("lora"):
+        params |= _new_lora(params, config)
+    frozen = {path: value for path, value in params.items() if not is_trained(path, config)}
     return Assembled(
         geometry,
         graphdef,
@@ -119,6 +123,8 @@ def assemble_abstract(config) -> Assembled:
     described = dict(import_checkpoint(config.init_from).config) if config.init_from else _champ(config)
     described = _overlay(described, config.model.to_dict(), config.init_from or "CHAMP's geometry")
     geometry, _, graphdef, expected = _expected(described, config)
+    if config.get("lora"):
+        expected = {**expected, **unflatten_dict(_new_lora(flatten_dict(expected, sep="/"), config), sep="/")}
     schedule = make_schedule(**dataclasses.asdict(geometry.schedule))
     return Assembled(geometry, graphdef, expected, schedule, described, {}, frozenset(), "")
 
@@ -143,6 +149,27 @@ def _expected(described: dict, config):
         return kind(geometry, keys, policy)
 
     return geometry, build, *split(nnx.eval_shape(lambda: build(ParamKeys(0))))
+
+
+def _of_faces(face_id: dict, records: Records) -> dict:
+    """The geometry of the network to face tokens, with the width of the records' embeddings.
+
+    Raises UserError for records without any, or of another face model than the weights were trained with.
+    """
+    width = max(info.face_dim for info in records.infos)
+    if not width:
+        raise UserError("config.model.unet.identity reads embeddings of faces, and these records have none: prepare them with --faces")
+    if face_id.get("embedding", width) != width:
+        raise UserError(
+            f"the weights read face embeddings of {face_id['embedding']} numbers, and the records have {width}: another face model"
+        )
+    return {**face_id, "embedding": width}
+
+
+def _new_lora(shapes: dict, config) -> dict[str, np.ndarray]:
+    """The LoRA that `config.lora` asks for; the encoders of pixels stay as they are, since what they make may be cached."""
+    kernels = {path: shape for path, shape in shapes.items() if not path.startswith(("vae/", "clip/"))}
+    return new_lora(kernels, config.lora.modules, config.lora.rank, config.seed)
 
 
 def geometry_of(described: dict[str, Any]) -> AnimatorConfig:
@@ -171,8 +198,7 @@ def _fresh(expected: dict, given: dict, config) -> set[str]:
 
     present = {group(path) for path in given}
     fresh = {path for path in expected if group(path) not in present}
-    trained = STAGES[config.stage].trained
-    untrained = sorted({group(path) for path in fresh if not trained(path, config)})
+    untrained = sorted({group(path) for path in fresh if not is_trained(path, config)})
     if untrained:
         raise UserError(
             f"stage {config.stage} needs trained weights of {', '.join(untrained)}, which it keeps frozen, but "
@@ -219,6 +245,9 @@ def _derive(described: dict) -> None:
     described["guidance"] = {"out_channels": unet["channels"][0], **described.get("guidance", {})}
     if described.get("clip"):
         described["clip"] = {"projection": unet["context_dim"], **described["clip"]}
+    if unet.get("identity"):
+        # IP-Adapter's plain tokens are of the face alone; StableAnimator's layers read the image's embedding too.
+        described["face_id"] = ({} if unet["identity"] == "aligned" else {"layers": 0}) | (described.get("face_id") or {})
     if described.get("face_id") is not None:
         width = {"width": unet["context_dim"], "clip_width": unet["context_dim"]}
         embedding = {"embedding": described["m2p"]["face_dim"]} if described.get("m2p") else {}
@@ -248,13 +277,14 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
 
 
 def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> Path:
-    """Writes averaged parameters, and the passengers, as a folder that `load_pipeline` and `init_from` read.
+    """Writes averaged parameters, and the passengers, as a folder that `load_pipeline` and `init_from` read; of a LoRA that alone.
 
     What was frozen is written as it was given: the state may hold it in less precision.
     """
-    trained = flatten_dict(fetch(state.ema), sep="/")
-    params = unflatten_dict({**flatten_dict(assembled.params, sep="/"), **trained}, sep="/")
+    trained = fetch(state.ema)
+    params = unflatten_dict({**flatten_dict(assembled.params, sep="/"), **flatten_dict(trained, sep="/")}, sep="/")
     if is_first():
-        save_weights(directory, {**params, **assembled.passengers}, assembled.described)
+        whole = {**params, **assembled.passengers}
+        save_weights(directory, {LORA: trained[LORA]} if LORA in trained else whole, assembled.described)
     barrier("weights")
     return directory

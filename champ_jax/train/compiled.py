@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from champ_jax.models.animator import merge
+from champ_jax.models.lora import with_lora
 from champ_jax.nn.kernels import shared_by
 from champ_jax.parallel.mesh import replicated
 from champ_jax.parallel.sharding import RULES, layout
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.optim import make_optimizer
-from champ_jax.train.stages import STAGES
+from champ_jax.train.stages import STAGES, is_trained
 from champ_jax.train.state import create_state, describe_state, state_layout
 from champ_jax.train.step import make_step
 
@@ -22,7 +23,7 @@ def loss_of(config, assembled: Assembled, devices: int = 1):
 
     def loss(params, batch, key, step):
         with shared_by(devices):
-            return stage.loss(merge(assembled.graphdef, params), batch, key, step, config, assembled.schedule, True)
+            return stage.loss(merge(assembled.graphdef, with_lora(params)), batch, key, step, config, assembled.schedule, True)
 
     return loss
 
@@ -33,13 +34,12 @@ def compile_step(config, assembled: Assembled, mesh, loss=None):
     States are laid out as parallel/sharding.py says, batches as `shard_batch` does it; the buffers of a state are reused.
     `loss` takes the place of the stage's, for planning what a step does besides.
     """
-    stage = STAGES[config.stage]
     m2p_rate = config.optim.get("m2p_learning_rate", config.optim.learning_rate)
     optimizer = make_optimizer(config.optim, m2p_rate / config.optim.learning_rate)
     devices = math.prod(mesh.shape[axis] for axis in RULES["batch"] + RULES["frames"])
     loss = loss or loss_of(config, assembled, devices)
     dtype = jnp.dtype(config.compute_dtype)
-    parts = (assembled.params, lambda path: stage.trained(path, config), optimizer, dtype)
+    parts = (assembled.params, lambda path: is_trained(path, config), optimizer, dtype)
     described = describe_state(*parts)
     shardings, whole = state_layout(described, mesh), layout(described.trained, mesh, "compute")
 

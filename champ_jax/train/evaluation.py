@@ -12,6 +12,7 @@ from champ_jax.errors import UserError
 from champ_jax.evaluate.quality import frame_scores
 from champ_jax.metrics.image import mean_finite
 from champ_jax.models.animator import merge
+from champ_jax.models.lora import with_lora
 from champ_jax.parallel.mesh import fetch, shard_batch
 from champ_jax.parallel.multihost import is_first
 from champ_jax.train.assemble import Assembled
@@ -50,7 +51,7 @@ class Evaluation:
         quiet = without_dropout(config)
         self._loss = jax.jit(
             lambda params, batch, key: stage.loss(
-                merge(assembled.graphdef, params), batch, key, quiet.optim.steps, quiet, assembled.schedule, False
+                merge(assembled.graphdef, with_lora(params)), batch, key, quiet.optim.steps, quiet, assembled.schedule, False
             )
         )
         self._pipeline = None
@@ -66,7 +67,7 @@ class Evaluation:
         if self.config.log.sample_steps and self.config.stage != "A":
             params = fetch(params)
             if is_first():
-                columns = self.sample(params)
+                columns = self.sample(with_lora(params))
                 scores = frame_scores(columns["truth"], columns["model"])
                 metrics |= {name: mean_finite(values) for name, values in scores.items()}
         log.scalars(step, "validation", metrics)

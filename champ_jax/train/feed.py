@@ -14,6 +14,7 @@ from champ_jax.data.loader import Batch, Loader, make_loader
 from champ_jax.data.records import Records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import AnimatorConfig, merge
+from champ_jax.models.lora import with_lora
 from champ_jax.models.m2p import measure_statistics, with_statistics
 from champ_jax.parallel.multihost import barrier, is_first, say
 from champ_jax.train.assemble import Assembled
@@ -160,7 +161,7 @@ def _fill_encoder_cache(assembled: Assembled, records: Records, directory: Path,
 
     @jax.jit
     def encode(params, frames):
-        model = merge(assembled.graphdef, params)
+        model = merge(assembled.graphdef, with_lora(params))
         rows = {"moments": jnp.concatenate(model.vae.encode(frames.astype(jnp.float32) / 127.5 - 1.0), -1)}
         return rows if model.clip is None else rows | {"token": image_token(model, frames)}
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from champ_jax.diffusion import losses
 from champ_jax.diffusion.schedule import add_noise, network_input, to_x0
 from champ_jax.models.animator import Animator
+from champ_jax.models.lora import LORA
 from champ_jax.models.m2p_loss import PROTOTYPE, REGRESS, m2p_losses, predict
 from champ_jax.train import conditions as cond
 
@@ -119,6 +120,11 @@ def trained_b(path: str, config) -> bool:
     """Denoiser without temporal modules, reference UNet, guidance encoders; M2P if present; CLIP only if asked for."""
     parts = ("denoiser", "reference", "guidance", "fusion", "face_id", "m2p") + (("clip",) if config.train_clip else ())
     return path.split("/")[0] in parts and "/temporal" not in path
+
+
+def is_trained(path: str, config) -> bool:
+    """Whether a run of `config` trains the parameter at this path: what its stage does, or a LoRA alone."""
+    return path.startswith(f"{LORA}/") if config.get("lora") else STAGES[config.stage].trained(path, config)
 
 
 STAGES = {

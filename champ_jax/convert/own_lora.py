@@ -1,0 +1,103 @@
+"""LoRAs of ours: read from a folder of training or from a PyTorch file, and written with the names of diffusers and PEFT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from champ_jax.checkpoint.run import is_model
+from champ_jax.checkpoint.tensors import write_safetensors
+from champ_jax.checkpoint.weights import load_weights
+from champ_jax.convert.hub import local_path
+from champ_jax.convert.lora import layers_of, left_out, peft_alpha
+from champ_jax.convert.mapping import Layout
+from champ_jax.convert.motion import ADAPTER_LAYOUT, ANIMATEDIFF_LAYOUT
+from champ_jax.convert.state import open_state
+from champ_jax.convert.unet import DIFFUSERS
+from champ_jax.errors import UserError
+from champ_jax.models.animator import AnimatorConfig, abstract_model
+from champ_jax.models.lora import LORA
+
+FILES = {"denoiser": "pytorch_lora_weights.safetensors", "reference": "reference_lora_weights.safetensors"}
+"""What is written of each component; the first is the name that diffusers looks for."""
+
+
+def read_lora(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes {component: nested dict of down and up} of a LoRA for a model with these parameters.
+
+    path: a folder that training wrote, or a file with the names of diffusers, PEFT or kohya, which changes the denoiser.
+    Raises UserError when it is neither, or when some of it changes nothing here; it lists that.
+    """
+    path = local_path(path)
+    if is_model(path):
+        found, _ = load_weights(path)
+        if found.keys() != {LORA}:
+            raise UserError(f"{path} is a model of {', '.join(sorted(found))}, and no LoRA: give it as the checkpoint.")
+        return found[LORA]
+    file = open_state(path)
+    kernels = {name: shape for name, shape in flatten_dict(params["denoiser"], sep="/").items() if name.endswith("/kernel")}
+    layouts = (DIFFUSERS, ANIMATEDIFF_LAYOUT, ADAPTER_LAYOUT)
+    names = {layout.name(kernel).removesuffix(".weight"): kernel for kernel in kernels for layout in layouts}
+    alpha = peft_alpha(file)
+    layers, unused = layers_of(file.tensors, names, str(path))
+    if unused or not layers:
+        listed = "".join(f"\n  {key}" for key in sorted(unused)[:12]) or f" {len(left_out(file.tensors))} tensors are of a text encoder."
+        raise UserError(f"{path}: {len(unused)} of its {len(file.tensors)} tensors change no kernel of this model's denoiser.{listed}")
+    changes = {}
+    for kernel, (down, up, own) in layers.items():
+        place, rank = kernel.removesuffix("/kernel"), down.shape[0]
+        scale = (own if own is not None else rank if alpha is None else alpha) / rank
+        changes[f"{place}/down"] = np.moveaxis(np.asarray(down, np.float32), 1, -1).reshape(rank, -1).T
+        changes[f"{place}/up"] = np.asarray(up, np.float32).reshape(up.shape[0], -1).T * np.float32(scale)
+    return {"denoiser": unflatten_dict(changes, sep="/")}
+
+
+def export_lora(path: str | Path, out: str | Path) -> list[Path]:
+    """Writes a LoRA that training made, as diffusers' `load_lora_weights` reads it; the files that were written.
+
+    Raises UserError for a folder that is no LoRA, or for changes of networks that diffusers does not have.
+    """
+    found, config = load_weights(path)
+    if found.keys() != {LORA}:
+        raise UserError(f"{path} is no LoRA: it holds {', '.join(sorted(found))}.")
+    unknown = sorted(found[LORA].keys() - FILES.keys())
+    if unknown:
+        raise UserError(f"{path} changes {', '.join(unknown)}, of which PyTorch's names are not known: only UNets can be written.")
+    _, shapes = abstract_model(AnimatorConfig.build({name: values for name, values in config.items() if name != "pipeline"}))
+    written = []
+    for component, changes in found[LORA].items():
+        kernels, tensors = flatten_dict(shapes[component], sep="/"), {}
+        for place, parts in _layers(changes).items():
+            layout = ADAPTER_LAYOUT if "temporal_" in place else DIFFUSERS
+            name = f"unet.{layout.name(f'{place}/kernel').removesuffix('.weight')}"
+            a, b = _their_matrices(parts, kernels[f"{place}/kernel"].shape, layout, f"{place}/kernel")
+            tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+        target = Path(out) / FILES[component]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(target, tensors, {"format": "pt"})
+        written.append(target)
+    return written
+
+
+def _layers(changes: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """{place: {"down", "up"}} of nested changes."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for path, array in flatten_dict(changes, sep="/").items():
+        place, _, part = path.rpartition("/")
+        layers.setdefault(place, {})[part] = np.asarray(array)
+    return layers
+
+
+def _their_matrices(parts: Mapping[str, np.ndarray], shape, layout: Layout, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) of a layer: (r, in) and (out, r), of a convolution (r, in, window) and (out, r, 1, ...)."""
+    *window, width, out = shape
+    if layout.pointwise and re.search(layout.pointwise, path):
+        window = [1, 1]
+    rank = parts["up"].shape[0]
+    a = np.moveaxis(parts["down"].T.reshape(rank, *window, width), -1, 1)
+    return np.ascontiguousarray(a), np.ascontiguousarray(parts["up"].T.reshape(out, rank, *(1 for _ in window)))
