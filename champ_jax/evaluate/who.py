@@ -35,7 +35,7 @@ class IdentityJudge:
         return identity_top1(self.colours(frames, maps), self.gallery, self.identities.index(identity))
 
     def apart(self, frames: np.ndarray, maps: np.ndarray, identity: int) -> np.ndarray:
-        """f64 [F]: mean Lab distance of body parts in u8 frames [F,H,W,3] to the photo of person number `identity`; nan where none is seen."""
+        """f64 [F]: mean Lab distance of body parts in u8 frames [F,H,W,3] to the photo of person `identity`; nan where none is seen."""
         photo = self.gallery[self.identities.index(identity)]
         distance = np.linalg.norm(self.colours(frames, maps) - photo, axis=-1).astype(np.float64)
         seen = np.isfinite(distance)

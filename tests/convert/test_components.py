@@ -5,15 +5,19 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.convert import export_checkpoint, import_checkpoint, recognise
 from champ_jax.convert.components import gather
+from champ_jax.convert.mapping import abstract, to_torch
+from champ_jax.convert.stable_animator import ADAPTER_LAYOUT, FACE_LAYOUT
 from champ_jax.convert.state import open_state
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
-from champ_jax.infer.pipeline import load_pipeline
+from champ_jax.infer.pipeline import build_pipeline, load_pipeline
+from champ_jax.models.face_id import FaceID
 from tests.infer.tiny import save_tiny, tiny_config, tiny_params
 
 KINDS = ("champ", "sd-unet", "sd-vae", "animatediff", "motion-adapter")
@@ -135,3 +139,34 @@ def test_names_are_found_whatever_stands_before_them(exported, tmp_path):
     opened = open_state(tmp_path / "motion.pth")
     assert recognise(tmp_path / "motion.pth") == "animatediff"
     assert len(opened.notes) == 2
+
+
+def test_stable_animators_parts_join_a_model(exported, tmp_path):
+    """Its face encoder and the projections of its adapter, at full strength; a second one takes the first's place."""
+    clip = {"projection": 16, "hidden": 16, "intermediate": 16, "layers": 1, "heads": 2, "patch": 16, "image_size": 32}
+    face_id = {"width": 16, "clip_width": 16, "embedding": 6, "layers": 1, "heads": 1}
+    save_tiny(tmp_path / "plain", tiny_config(clip=clip))
+    model = tiny_config(clip=clip, identity="aligned", face_id=face_id)
+    given = tiny_params(model, seed=3)
+    write_safetensors(tmp_path / "face.safetensors", to_torch(given["face_id"], abstract(FaceID, model.face_id), FACE_LAYOUT))
+    for seed, name in enumerate(("first", "second")):
+        unet = flatten_dict(tiny_params(model, seed)["denoiser"], sep="/")
+        own = {path: array for path, array in unet.items() if "/id_to_" in path}
+        state = {ADAPTER_LAYOUT.name(path): np.ascontiguousarray(array.T) for path, array in own.items()}
+        write_safetensors(tmp_path / f"{name}.safetensors", state)
+    parts = {"face_id": tmp_path / "face.safetensors", "id_adapter": tmp_path / "first.safetensors"}
+    params, config = gather(tmp_path / "plain", parts)
+    assert (config["unet"]["identity"], config["face_id"]["layers"]) == ("aligned", 1)
+    jax.tree.map(np.testing.assert_array_equal, params["face_id"], given["face_id"])
+    block = params["denoiser"]["down_0"]["attention_0"]["attn2"]
+    assert block["id_strength"]["value"] == np.ones(1)
+    np.testing.assert_array_equal(
+        block["id_to_k"]["kernel"], tiny_params(model, 0)["denoiser"]["down_0"]["attention_0"]["attn2"]["id_to_k"]["kernel"]
+    )
+    assert build_pipeline(params, config, "both").config.unet.identity == "aligned"
+    save_weights(tmp_path / "both", params, config)
+    params, config = gather(tmp_path / "both", {"id_adapter": tmp_path / "second.safetensors"})
+    second = tiny_params(model, 1)["denoiser"]["mid"]["attention_0"]["attn2"]["id_to_v"]["kernel"]
+    np.testing.assert_array_equal(params["denoiser"]["mid"]["attention_0"]["attn2"]["id_to_v"]["kernel"], second)
+    with pytest.raises(UserError, match="has no id_adapter"):
+        gather(exported / "ours", {"id_adapter": exported / "ours"})

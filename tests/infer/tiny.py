@@ -16,7 +16,7 @@ TINY_M2P = {
 }  # fmt: skip
 
 
-def tiny_config(m2p=None, reference=True, guidance=None, face_id=None, **unet):
+def tiny_config(m2p=None, reference=True, guidance=None, face_id=None, clip=None, **unet):
     """Two levels, 32 channels, latents of a quarter of the size; kinds depth and dwpose."""
     return AnimatorConfig.build(
         {
@@ -28,6 +28,7 @@ def tiny_config(m2p=None, reference=True, guidance=None, face_id=None, **unet):
             "kinds": ("depth", "dwpose"),
             "vae": {"channels": (8, 8, 16), "layers": 1, "groups": 8},
             "m2p": m2p,
+            "clip": clip,
             "reference": reference,
             "face_id": face_id,
         }

@@ -1,0 +1,119 @@
+"""Low-rank changes of a model's kernels: added, written for PyTorch, read back, and refused where they do not fit."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from champ_jax.checkpoint.tensors import write_safetensors
+from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.convert import export_checkpoint
+from champ_jax.convert.lora import merge_lora
+from champ_jax.convert.own_lora import export_lora, read_lora
+from champ_jax.convert.state import open_state
+from champ_jax.errors import UserError
+from champ_jax.models.lora import LORA, add_lora, new_lora, with_lora
+from tests.infer.tiny import save_tiny
+
+IMAGE, MOTION = "denoiser/(?!.*temporal)", "denoiser/.*temporal"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder of a tiny model."""
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def made(folder, model, modules, rank=2, seed=0):
+    """(folder of a LoRA of a model's kernels that changes them, its changes)."""
+    params, described = load_weights(model)
+    flat = new_lora(flatten_dict(params, sep="/"), modules, rank, seed)
+    rng = np.random.default_rng(seed)
+    flat = {path: 0.1 * rng.standard_normal(array.shape).astype(np.float32) for path, array in flat.items()}
+    nested = unflatten_dict(flat, sep="/")
+    return save_weights(folder, nested, described), nested[LORA]
+
+
+def test_a_new_one_changes_nothing(model):
+    params, _ = load_weights(model)
+    flat = flatten_dict(params, sep="/")
+    fresh = new_lora(flat, "denoiser/.*attn1/to_q$", 3, 0)
+    assert fresh and all(path.startswith("lora/denoiser/") for path in fresh)
+    assert all(np.abs(array).max() > 0 for path, array in fresh.items() if path.endswith("down"))
+    changed = with_lora({**params, **unflatten_dict(fresh, sep="/")})
+    assert changed.keys() == params.keys()
+    jax.tree.map(np.testing.assert_array_equal, changed, params)
+    assert with_lora(params) is params
+
+
+def test_scale_and_dtype(model, tmp_path):
+    params, _ = load_weights(model)
+    _, changes = made(tmp_path / "lora", model, "denoiser/conv_in")
+    down, up = (changes["denoiser"]["conv_in"][part] for part in ("down", "up"))
+    kernel = params["denoiser"]["conv_in"]["kernel"]
+    added = add_lora(params, changes, 0.5)["denoiser"]["conv_in"]["kernel"]
+    np.testing.assert_allclose(added, kernel + 0.5 * (down @ up).reshape(kernel.shape), atol=1e-6)
+    back = add_lora({"denoiser": {"conv_in": {"kernel": added}}}, changes, -0.5)["denoiser"]["conv_in"]["kernel"]
+    np.testing.assert_allclose(back, kernel, atol=1e-6)
+    half = {"denoiser": {"conv_in": {"kernel": kernel.astype("float16")}}}
+    assert add_lora(half, changes)["denoiser"]["conv_in"]["kernel"].dtype == np.float16
+
+
+@pytest.mark.parametrize(("modules", "kind"), [(IMAGE, "sd-unet"), (MOTION, "motion-adapter")])
+def test_written_for_pytorch_it_is_the_same_change(modules, kind, model, tmp_path):
+    """Every kernel of the denoiser: what PyTorch's weights become with the file is what ours become with the LoRA."""
+    folder, changes = made(tmp_path / "lora", model, modules)
+    (file,) = export_lora(folder, tmp_path / "out")
+    assert file.name == "pytorch_lora_weights.safetensors"
+    params, described = load_weights(model)
+    save_weights(tmp_path / "merged", add_lora(params, changes), described)
+    for name in ("model", "merged"):
+        export_checkpoint(model if name == "model" else tmp_path / name, kind, tmp_path / f"{name}_{kind}")
+    theirs, expected = (open_state(tmp_path / f"{name}_{kind}").tensors for name in ("model", "merged"))
+    merged = merge_lora(theirs, open_state(file).tensors)
+    for name, array in expected.items():
+        np.testing.assert_allclose(np.asarray(merged[name]), np.asarray(array), atol=1e-6, err_msg=name)
+    assert any(not np.array_equal(np.asarray(merged[name]), np.asarray(theirs[name])) for name in theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), read_lora(file, params), changes)
+
+
+def test_a_folder_of_ours_and_alphas_of_others(model, tmp_path):
+    params, _ = load_weights(model)
+    folder, changes = made(tmp_path / "lora", model, "denoiser/mid/attention_0/attn1/to_")
+    jax.tree.map(np.testing.assert_array_equal, read_lora(folder, params), changes)
+    (file,) = export_lora(folder, tmp_path / "out")
+    state = {name: np.asarray(array) for name, array in open_state(file).tensors.items()}
+    layers = {name.removesuffix(".lora_A.weight") for name in state if "lora_A" in name}
+    write_safetensors(tmp_path / "alpha.safetensors", {**state, **{f"{name}.alpha": np.float32(1.0) for name in layers}})
+    halved = read_lora(tmp_path / "alpha.safetensors", params)  # alpha 1 of rank 2
+    given, found = flatten_dict(changes, sep="/"), flatten_dict(halved, sep="/")
+    assert given.keys() == found.keys()
+    for path in given:
+        np.testing.assert_allclose(found[path], given[path] * (0.5 if path.endswith("up") else 1.0), rtol=1e-6)
+
+
+def test_what_does_not_fit_is_named(model, tmp_path):
+    params, described = load_weights(model)
+    flat = flatten_dict(params, sep="/")
+    with pytest.raises(UserError, match="no kernel's path has that; one of them is"):
+        new_lora(flat, "denoisr/", 2, 0)
+    with pytest.raises(UserError, match="no regular expression"):
+        new_lora(flat, "(", 2, 0)
+    folder, changes = made(tmp_path / "lora", model, "(denoiser|guidance)/.*conv_in")
+    with pytest.raises(UserError, match="changes guidance"):
+        export_lora(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="is no LoRA"):
+        export_lora(model, tmp_path / "out")
+    with pytest.raises(UserError, match="no LoRA: give it as the checkpoint"):
+        read_lora(model, params)
+    short = {"denoiser": {"conv_in": {"down": np.ones((4, 2), np.float32), "up": np.ones((2, 32), np.float32)}}}
+    with pytest.raises(UserError, match="mine: denoiser/conv_in changes a kernel of 4x32"):
+        add_lora(params, short, 1.0, "mine")
+    with pytest.raises(UserError, match="mine changes denoiser/elsewhere, which this model has not"):
+        add_lora(params, {"denoiser": {"elsewhere": short["denoiser"]["conv_in"]}}, 1.0, "mine")
+    write_safetensors(
+        tmp_path / "other.safetensors",
+        {f"unet.down_blocks.7.attentions.0.proj_in.lora_{x}.weight": np.ones((2, 2), np.float32) for x in "AB"},
+    )
+    with pytest.raises(UserError, match="2 of its 2 tensors change no kernel"):
+        read_lora(tmp_path / "other.safetensors", params)
