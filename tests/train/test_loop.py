@@ -8,7 +8,9 @@ import pytest
 
 from champ_jax.checkpoint import store
 from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.cli.main import main
 from champ_jax.errors import UserError
+from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.train import loop
 from champ_jax.train.interrupt import RESUMABLE, Stopped
 from tests.train.conftest import VAE
@@ -182,3 +184,39 @@ def test_joint_training_needs_its_settings(small, tmp_path):
     run.init_from = str(save_weights(tmp_path / "both", {**params, **m2p}, {**config, "m2p": own["m2p"]}))
     with pytest.raises(UserError, match="data.motion_frames"):
         loop.train(run.lock(), tmp_path / "joint")
+
+
+def test_a_lora_leaves_the_model_and_is_saved_alone(small, after_b, tmp_path, capsys):
+    """Trained, resumed, added to the model it was trained on, written for PyTorch, and refused where it is not the model."""
+    config = small("B", learning_rate=0.01).unlock()
+    config.init_from = str(after_b)
+    config.lora = {"rank": 2, "modules": "denoiser/.*attn1/to_"}
+    config.lock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "StopRequest", StopAfter(2))
+        with pytest.raises(Stopped):
+            loop.train(config, tmp_path / "run")
+    state = next((tmp_path / "run/checkpoints").glob("0000*/manifest.json"))
+    trained = [path for path in json.loads(state.read_text())["arrays"] if path.startswith("ema/")]
+    assert trained and all(path.startswith("ema/lora/") for path in trained)
+    base, _ = load_weights(after_b)
+    with_some = load_pipeline(tmp_path / "run").params["denoiser"]["down_0"]["attention_0"]["attn1"]["to_q"]["kernel"]
+    assert not np.array_equal(with_some, base["denoiser"]["down_0"]["attention_0"]["attn1"]["to_q"]["kernel"])
+    result = loop.train(config, tmp_path / "run")
+    found, _ = load_weights(result["weights"])
+    assert set(found) == {"lora"} and np.abs(found["lora"]["denoiser"]["mid"]["attention_0"]["attn1"]["to_q"]["up"]).max() > 0
+    with pytest.raises(UserError, match="is a LoRA: give the model"):
+        load_pipeline(result["weights"])
+    kernel = lambda **options: np.asarray(  # noqa: E731
+        load_pipeline(after_b, **options).params["denoiser"]["mid"]["attention_0"]["attn1"]["to_q"]["kernel"]
+    )
+    ours = kernel(loras=[(result["weights"], 1.0)])
+    assert main(["convert", "export", "--checkpoint", str(result["weights"]), "--to", "lora", "--out", str(tmp_path / "out")]) == 0
+    file = tmp_path / "out/pytorch_lora_weights.safetensors"
+    np.testing.assert_allclose(kernel(loras=[(file, 0.5), (result["weights"], 0.5)]), ours, atol=1e-6)
+    assert not np.allclose(kernel(), ours, atol=1e-6)
+    assert main(["merge", str(after_b), "--lora", str(file), "--out", str(tmp_path / "merged")]) == 0
+    merged, _ = load_weights(tmp_path / "merged")
+    np.testing.assert_allclose(merged["denoiser"]["mid"]["attention_0"]["attn1"]["to_q"]["kernel"], ours, atol=1e-6)
+    assert main(["merge", str(after_b), "--lora", f"{file}=much", "--out", str(tmp_path / "no")]) == 2
+    assert "expected a number behind '='" in capsys.readouterr().err and not (tmp_path / "no").exists()
