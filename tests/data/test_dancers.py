@@ -219,3 +219,11 @@ def test_a_broken_run_goes_on_and_leaves_no_split_behind(tmp_path, monkeypatch):
     from champ_jax.data.records import open_records
 
     assert len(open_records(tmp_path, "train")) == 2 and not list(tmp_path.glob(".train*"))
+
+
+def test_who_turns_shows_face_and_back():
+    plan = plan_split("train", 1, 1, 1.0, stride=12, size=32, azimuth=0.0, face=False, turn=180.0)[0]
+    record = dancers.render_record(plan)
+    nose = record["kps_conf"][:, 0] / 255
+    assert nose[0] > 0.6 and nose[-1] < 0.3 and record["frame_index"].tolist() == [0, 12]
+    assert plan_split("train", 1, 1, 1.0)[0].turn == 0.0

@@ -75,3 +75,16 @@ def test_wrong_files_are_refused_in_one_line(tmp_path):
     bvh.write_text("HIERARCHY\nROOT Body\n{\nOFFSET 0 0 0\n}\nMOTION\nFrames: 0\n")
     with pytest.raises(UserError, match="Hips"):
         read_bvh(bvh)
+
+
+def test_a_person_who_turns_does_the_same_from_another_side():
+    motion = load_motion("dance_b", 24.0, 1.0)
+    degrees = np.linspace(0, 180, len(motion))
+    turned, positions = motion.turned(degrees).positions(), motion.positions()
+    np.testing.assert_allclose(turned[0], positions[0], atol=1e-6)
+    half = positions[-1] * [-1, 1, -1]
+    np.testing.assert_allclose(turned[-1], half, atol=1e-5)
+    left = motion.turned(np.full(len(motion), 90.0)).positions()[0] - positions[0, bone("pelvis")]
+    # Who faced the camera (+z) and turns to the left faces +x: toes are in front of the ankles there.
+    assert left[bone("ball_l"), 0] > left[bone("foot_l"), 0]
+    assert not motion.turned(degrees).looping

@@ -63,3 +63,32 @@ def test_held_out_song(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps({"held_out": True, "beats_s": [0.5, 1.0]}))
     song, beats = held_out.held_out_song(tmp_path)
     assert song.name == "b.ogg" and beats.tolist() == [0.5, 1.0]
+
+
+def test_photos_from_after_the_frames_that_are_animated():
+    clip = open_records(DANCERS, "test")[0]
+    photos = held_out.photos_after(clip, 12, 3)
+    assert len(set(photos.tolist())) == 3 and photos.min() >= 12
+    with pytest.raises(UserError, match="24 stored frames, and 3 photos after frame 22"):
+        held_out.photos_after(clip, 22, 3)
+    read = held_out.read_clip(clip, SIZE, 12, photos=photos)
+    assert read.photos.shape == (3, *SIZE, 3) and len(read.poses) == 3
+    np.testing.assert_array_equal(read.photos[0], read.truth.photo)
+
+
+def test_flow_is_exact_and_only_at_the_clips_own_size():
+    clip = open_records(DANCERS, "test")[0]
+    read = held_out.read_clip(clip, SIZE, 6)
+    forward, seen = read.flow.forward, read.flow.seen
+    assert forward.shape == (5, *SIZE, 2) and seen.shape == (5, *SIZE) and seen.mean() > 0.9
+    assert not seen[read.truth.mask[:-1] > 0].all()
+    frames = read.truth.frames.astype(np.float32)
+    rows, columns = np.indices(SIZE)
+    moved, still = [], []
+    for here, there, flow, where, mask in zip(frames, frames[1:], forward, seen, read.truth.mask):
+        x, y = (np.rint(place).astype(int) for place in (columns + flow[..., 0], rows + flow[..., 1]))
+        person = where & (mask > 0)
+        moved.append(np.abs(there[y.clip(0, 95), x.clip(0, 95)] - here)[person].mean())
+        still.append(np.abs(there - here)[person].mean())
+    assert np.mean(moved) < 0.6 * np.mean(still)
+    assert held_out.read_clip(clip, (64, 64), 6).flow is None

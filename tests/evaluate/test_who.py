@@ -40,3 +40,12 @@ def test_an_output_without_the_photo_is_nobody(world):
 def test_maps_with_blended_edges_go_to_the_nearest_part():
     maps = np.array([[[[250, 9, 3], [0, 0, 0], [10, 0, 240]]]], np.uint8)
     np.testing.assert_array_equal(semantic_regions(maps, PALETTE), [[[0, -1, 2]]])
+
+
+def test_colours_of_the_own_photo_are_near_and_of_others_far(world):
+    judge, walks = world
+    own = [judge.apart(frames, maps, identity).mean() for identity, (frames, maps) in enumerate(walks)]
+    other = [judge.apart(frames, maps, (identity + 1) % 8).mean() for identity, (frames, maps) in enumerate(walks)]
+    assert max(own) < 1e-6 and min(other) > 10
+    nobody = np.zeros_like(walks[0][1])
+    assert np.isnan(judge.apart(walks[0][0], nobody, 0)).all()

@@ -119,3 +119,16 @@ def test_music_joins_the_skeleton(trained):
     half = np.full((2, 3), 0.5, np.float32)
     mixed = fuse_guidance(encoders, {"dwpose": maps["dwpose"]}, {"dwpose": half}, None, (maps["dwpose"], half))
     np.testing.assert_allclose(mixed, fuse_guidance(encoders, {"dwpose": maps["dwpose"]}), atol=1e-5)
+
+
+def test_unlearned_maps_are_shrunk_and_nothing_else(maps):
+    config = dataclasses.replace(CONFIG, learned=False)
+    encoder = GuidanceEncoder(config, ParamKeys(0))
+    assert not jax.tree.leaves(split(encoder)[1])
+    x = np.random.default_rng(0).random((1, 1, 4, 6, 3)).astype(np.float32)
+    out = np.asarray(encoder(x))
+    assert out.shape == (1, 1, 2, 3, 6)
+    np.testing.assert_allclose(out[0, 0, 1, 2, :3], x[0, 0, 2:, 4:].mean((0, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(out[..., 3:], out[..., :3])
+    with pytest.raises(UserError, match="leave it out with guidance.learned=False"):
+        dataclasses.replace(config, fusion="gates")
