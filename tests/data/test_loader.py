@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from champ_jax.config import REPOSITORY
 from champ_jax.data.loader import make_loader
 from champ_jax.data.music import rows_at
 from champ_jax.data.records import open_records, write_records
+from champ_jax.data.samples import spread
 from champ_jax.data.transforms import Augment
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
@@ -216,3 +218,16 @@ def test_references_differ_in_pose_and_are_no_targets(records):
     one, three = (next(make_loader(records, **ordered, references=count)) for count in (1, 3))
     np.testing.assert_array_equal(one["reference"][:, 0], three["reference"][:, 0])
     assert three["reference_weight"].all()
+
+
+def test_references_are_spread_over_poses():
+    """The first is the given one; each further one is the pose least like those before, whatever the order of the choices."""
+    clip = open_records(REPOSITORY / "assets" / "dancers", "test")[0]
+    poses = clip.keypoints(clip["frame_index"])[0]
+    apart = np.linalg.norm((poses - poses[:, [1]])[:, :14] - (poses[0] - poses[0, 1])[:14], axis=(1, 2))
+    far = int(apart.argmax())
+    assert spread(clip, np.array([0, 0, far]), 0, 2).tolist() == [0, far]
+    chosen = spread(clip, np.arange(clip.stored), 5, 4)
+    assert chosen[0] == 5 and len(set(chosen.tolist())) == 4
+    assert set(spread(clip, np.arange(clip.stored)[::-1], 5, 4).tolist()) == set(chosen.tolist())
+    assert spread(clip, np.arange(clip.stored), 7, 1).tolist() == [7]
