@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from champ_jax.checkpoint.run import is_model
+from champ_jax.checkpoint.run import is_model, open_model
 from champ_jax.checkpoint.tensors import write_safetensors
-from champ_jax.checkpoint.weights import load_weights
 from champ_jax.convert.hub import local_path
 from champ_jax.convert.lora import layers_of, left_out, peft_alpha
 from champ_jax.convert.mapping import Layout
@@ -30,15 +30,12 @@ FILES = {"denoiser": "pytorch_lora_weights.safetensors", "reference": "reference
 def read_lora(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
     """The changes {component: nested dict of down and up} of a LoRA for a model with these parameters.
 
-    path: a folder that training wrote, or a file with the names of diffusers, PEFT or kohya, which changes the denoiser.
+    path: the folder of a run or of its weights, or a file with the names of diffusers, PEFT or kohya, which changes the denoiser.
     Raises UserError when it is neither, or when some of it changes nothing here; it lists that.
     """
     path = local_path(path)
     if is_model(path):
-        found, _ = load_weights(path)
-        if found.keys() != {LORA}:
-            raise UserError(f"{path} is a model of {', '.join(sorted(found))}, and no LoRA: give it as the checkpoint.")
-        return found[LORA]
+        return _of_ours(path)[0]
     file = open_state(path)
     kernels = {name: shape for name, shape in flatten_dict(params["denoiser"], sep="/").items() if name.endswith("/kernel")}
     layouts = (DIFFUSERS, ANIMATEDIFF_LAYOUT, ADAPTER_LAYOUT)
@@ -62,15 +59,13 @@ def export_lora(path: str | Path, out: str | Path) -> list[Path]:
 
     Raises UserError for a folder that is no LoRA, or for changes of networks that diffusers does not have.
     """
-    found, config = load_weights(path)
-    if found.keys() != {LORA}:
-        raise UserError(f"{path} is no LoRA: it holds {', '.join(sorted(found))}.")
-    unknown = sorted(found[LORA].keys() - FILES.keys())
+    lora, config = _of_ours(path)
+    unknown = sorted(lora.keys() - FILES.keys())
     if unknown:
         raise UserError(f"{path} changes {', '.join(unknown)}, of which PyTorch's names are not known: only UNets can be written.")
     _, shapes = abstract_model(AnimatorConfig.build({name: values for name, values in config.items() if name != "pipeline"}))
     written = []
-    for component, changes in found[LORA].items():
+    for component, changes in lora.items():
         kernels, tensors = flatten_dict(shapes[component], sep="/"), {}
         for place, parts in _layers(changes).items():
             layout = ADAPTER_LAYOUT if "temporal_" in place else DIFFUSERS
@@ -82,6 +77,14 @@ def export_lora(path: str | Path, out: str | Path) -> list[Path]:
         write_safetensors(target, tensors, {"format": "pt"})
         written.append(target)
     return written
+
+
+def _of_ours(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The LoRA of a folder of weights or of a run, in memory, and the configuration of its model."""
+    found, config = open_model(path)
+    if LORA not in found:
+        raise UserError(f"{path} is no LoRA, but a model of {', '.join(sorted(found))}: give it as the checkpoint.")
+    return jax.tree.map(np.asarray, found[LORA]), config
 
 
 def _layers(changes: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:

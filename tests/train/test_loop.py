@@ -9,6 +9,7 @@ import pytest
 from champ_jax.checkpoint import store
 from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.cli.main import main
+from champ_jax.convert.own_lora import read_lora
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.train import loop
@@ -200,6 +201,8 @@ def test_a_lora_leaves_the_model_and_is_saved_alone(small, after_b, tmp_path, ca
     trained = [path for path in json.loads(state.read_text())["arrays"] if path.startswith("ema/")]
     assert trained and all(path.startswith("ema/lora/") for path in trained)
     base, _ = load_weights(after_b)
+    stopped = read_lora(tmp_path / "run", base)["denoiser"]["mid"]["attention_0"]["attn1"]["to_q"]["up"]
+    assert np.abs(stopped).max() > 0
     with_some = load_pipeline(tmp_path / "run").params["denoiser"]["down_0"]["attention_0"]["attn1"]["to_q"]["kernel"]
     assert not np.array_equal(with_some, base["denoiser"]["down_0"]["attention_0"]["attn1"]["to_q"]["kernel"])
     result = loop.train(config, tmp_path / "run")
@@ -210,8 +213,8 @@ def test_a_lora_leaves_the_model_and_is_saved_alone(small, after_b, tmp_path, ca
     kernel = lambda **options: np.asarray(  # noqa: E731
         load_pipeline(after_b, **options).params["denoiser"]["mid"]["attention_0"]["attn1"]["to_q"]["kernel"]
     )
-    ours = kernel(loras=[(result["weights"], 1.0)])
-    assert main(["convert", "export", "--checkpoint", str(result["weights"]), "--to", "lora", "--out", str(tmp_path / "out")]) == 0
+    ours = kernel(loras=[(tmp_path / "run", 1.0)])
+    assert main(["convert", "export", "--checkpoint", str(tmp_path / "run"), "--to", "lora", "--out", str(tmp_path / "out")]) == 0
     file = tmp_path / "out/pytorch_lora_weights.safetensors"
     np.testing.assert_allclose(kernel(loras=[(file, 0.5), (result["weights"], 0.5)]), ours, atol=1e-6)
     assert not np.allclose(kernel(), ours, atol=1e-6)
