@@ -20,7 +20,7 @@ from champ_jax.convert import kinds
 from champ_jax.convert.formats import OWN_CONFIG, Lacking, Weights, hidden, merge_config, overlay, place, plain, read, write
 from champ_jax.convert.hub import local_path
 from champ_jax.convert.kinds import KINDS, OWN, Kind
-from champ_jax.convert.lora import merge_lora, peft_alpha
+from champ_jax.convert.lora import is_lora, merge_lora, peft_alpha
 from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
@@ -291,6 +291,8 @@ def _guess(path: Path) -> str:
     shapes = _shapes(open_state(path))
     if likely := kinds.part_of_shapes(shapes):
         return f"It looks like a file of {likely}. "
+    if is_lora(shapes):
+        return f"It looks like a LoRA, of {len(shapes)} tensors: give it with --lora. "
     nearest, share = kinds.nearest(shapes)
     near = f"Nearest is {nearest} ({share:.0%} of what it is known by). " if share else ""
     return f"{len(shapes)} tensors, the first {next(iter(sorted(shapes)))}. {near}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,12 @@ def unwrap(lora: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state dict itself, where training wrote it beside other things."""
     inner = lora.get("state_dict")
     return inner if isinstance(inner, Mapping) else lora
+
+
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether these are names of a LoRA's tensors and of nothing else."""
+    names = list(names)
+    return bool(names) and all(TEXT.match(name) or _split(name)[1] for name in names)
 
 
 def _flat(name: str) -> str:

@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.checkpoint.weights import load_weights, save_weights
-from champ_jax.convert import export_checkpoint
+from champ_jax.convert import export_checkpoint, inspect_checkpoint
 from champ_jax.convert.lora import merge_lora
 from champ_jax.convert.own_lora import export_lora, read_lora
 from champ_jax.convert.state import open_state
@@ -83,6 +83,7 @@ def test_a_folder_of_ours_and_alphas_of_others(model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, read_lora(folder, params), changes)
     (file,) = export_lora(folder, tmp_path / "out")
     state = {name: np.asarray(array) for name, array in open_state(file).tensors.items()}
+    assert "LoRA" in inspect_checkpoint(file).title
     layers = {name.removesuffix(".lora_A.weight") for name in state if "lora_A" in name}
     write_safetensors(tmp_path / "alpha.safetensors", {**state, **{f"{name}.alpha": np.float32(1.0) for name in layers}})
     halved = read_lora(tmp_path / "alpha.safetensors", params)  # alpha 1 of rank 2
