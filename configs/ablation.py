@@ -29,8 +29,8 @@ def get_config(preset: str = "") -> ConfigDict:
             },
             "C": {
                 "data": {"size": 64, "batch_size": 1, "first_frames": 12},
-                "optim": {"steps": 80},
-                "log": {"scalars": 10, "evaluate": 40, "save": 80},
+                "optim": {"steps": 300},
+                "log": {"scalars": 10, "evaluate": 50, "save": 150},
             },
         }
     )
