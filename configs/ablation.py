@@ -2,7 +2,7 @@
 
 Command:  champ-jax ablate --config configs/ablation.py --out runs/ablation
           (ablation:gpu is larger, for one GPU; both say in docs/ablation.md how their people are rendered)
-Hardware: 2 CPU cores, 4 GB of memory; about 3 hours, in as many sittings as it takes. Expected: docs/ablation.md.
+Hardware: 2 CPU cores, 4 GB of memory; about 2 hours, in as many sittings as it takes. Expected: docs/ablation.md.
 """
 
 from ml_collections import ConfigDict
@@ -59,6 +59,7 @@ def get_config(preset: str = "") -> ConfigDict:
         ("new", (*image, "animatediff")),
         *((f"old + {choice}", (choice,)) for choice in (*image, "animatediff")),
         ("image", image),
+        *((f"image - {choice}", tuple(other for other in image if other != choice)) for choice in ("encoders", "identity")),
         *((f"image + {choice}", (*image, choice)) for choice in ("style", "smaller photo", "two photos", "gates", "fusion")),
         *((f"image + {kind}", (*image, kind)) for kind in ("modelscope", "conv3d", "transformer", "hybrid")),
     )

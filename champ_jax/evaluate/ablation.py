@@ -73,13 +73,14 @@ def read_run(workdir: Path) -> dict[str, Any]:
     return {"losses": log["validation"]["loss"], "step_seconds": fastest, "weights": str(workdir / "weights")}
 
 
-def seconds_to(loss: float, stage: Mapping[str, Any]) -> float:
-    """Seconds of training until the validation loss is down at `loss`, between two measurements by a straight line; inf if it never is."""
-    losses = stage["losses"]
+def steps_to(loss: float, losses: list[tuple[int, float]]) -> float:
+    """Steps of training until the validation loss is down at `loss`, between two measurements by a straight line; inf if it never is.
+
+    losses: [[step, loss], ...] of a run.
+    """
     for (step, value), (later, lower) in zip(losses, losses[1:]):
         if lower <= loss:
-            share = (value - loss) / (value - lower) if value > loss else 0.0
-            return (step + share * (later - step)) * stage["step_seconds"]
+            return step + (value - loss) / (value - lower) * (later - step) if value > loss else step
     return float("inf")
 
 
@@ -90,19 +91,21 @@ def spread(values: list[float]) -> tuple[float, float]:
 
 def of_variants(config, runs: Runs) -> dict[str, dict[str, tuple[float, float]]]:
     """{variant: {column: (mean, standard deviation)}}: metrics, "seconds" of stage B's step, and "time", the seconds that stage B
-    takes to the loss at which the first variant ended, over the seconds that one took."""
+    takes to the loss at which the first variant ended, over the seconds that one took.
+
+    All seeds of a variant run the same program, so its step takes what it took where the machine did least besides.
+    """
     first = config.variants[0][0]
+    stages = {run: found["stages"]["B"] for run, found in runs.items()}
+    step = {name: min(stages[name, seed]["step_seconds"] for seed in config.seeds) for name, _ in config.variants}
     table = {}
     for name, _ in config.variants:
-        mine = [runs[name, seed] for seed in config.seeds]
-        olds = [runs[first, seed]["stages"]["B"] for seed in config.seeds]
         times = []
-        for run, old in zip(mine, olds):
-            steps, loss = old["losses"][-1]
-            times.append(seconds_to(loss, run["stages"]["B"]) / (steps * old["step_seconds"]))
-        rows = {column: [run["scores"][column] for run in mine] for column in COLUMNS}
-        rows |= {"seconds": [run["stages"]["B"]["step_seconds"] for run in mine], "time": times}
-        table[name] = {column: spread(values) for column, values in rows.items()}
+        for seed in config.seeds:
+            last, loss = stages[first, seed]["losses"][-1]
+            times.append(steps_to(loss, stages[name, seed]["losses"]) * step[name] / (last * step[first]))
+        rows = {column: [runs[name, seed]["scores"][column] for seed in config.seeds] for column in COLUMNS} | {"time": times}
+        table[name] = {column: spread(values) for column, values in rows.items()} | {"seconds": (step[name], float("nan"))}
     return table
 
 

@@ -86,10 +86,11 @@ def test_a_stop_and_a_page(small, tmp_path, monkeypatch, capsys):
     assert main([*command, "--config.same.B.optim.steps=7"]) == 2 and "another --out" in capsys.readouterr().err
 
 
-def test_seconds_to_a_loss():
-    stage = {"losses": [[0, 4.0], [10, 2.0], [20, 1.0]], "step_seconds": 0.5}
-    assert ablation.seconds_to(3.0, stage) == 2.5 and ablation.seconds_to(1.0, stage) == 10.0
-    assert ablation.seconds_to(1.5, stage) == 7.5 and ablation.seconds_to(0.5, stage) == float("inf")
+def test_steps_to_a_loss():
+    losses = [[0, 4.0], [10, 2.0], [20, 1.0]]
+    assert ablation.steps_to(3.0, losses) == 5 and ablation.steps_to(1.0, losses) == 20
+    assert ablation.steps_to(1.5, losses) == 15 and ablation.steps_to(5.0, losses) == 0
+    assert ablation.steps_to(0.5, losses) == float("inf")
 
 
 def test_what_is_not_there_is_refused_before_training(small, tmp_path, capsys):
