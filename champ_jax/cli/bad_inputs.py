@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-WRONG_INPUT = 2
+WRONG_INPUT, INTERRUPTED = 2, 130
+CUT = 1 << 20  # bytes that are left of a file, at most
 PIXELS = 64
 LONGEST = 240  # characters of an answer that are kept
 AS_WEIGHTS_SAY = '''"""Stage B of whatever the weights are."""
@@ -39,8 +41,14 @@ def try_bad_inputs(weights: str, directory: str) -> dict[str, Any]:
         for name, command, named in bad_inputs(Path(place), Path(weights), Path(directory)):
             said = io.StringIO()
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-                code = main(command)
-            lines = [line.strip() for line in said.getvalue()[said.getvalue().find("error:") :].splitlines()]
+                try:
+                    code = main(command)
+                except Exception as error:  # what must not happen to a user, and is counted here
+                    code = 1
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            if code == INTERRUPTED:
+                raise KeyboardInterrupt
+            lines = [line.strip() for line in said.getvalue()[max(0, said.getvalue().find("error:")) :].splitlines()]
             answer = " ".join(lines).replace(f"{place}/", "").replace(weights, "WEIGHTS").replace(directory, "DATA")
             cases.append({"name": name, "refused": code == WRONG_INPUT and named in answer, "answer": answer[:LONGEST].replace("|", "\\|")})
     return {"cases": cases}
@@ -63,26 +71,30 @@ def bad_inputs(place: Path, weights: Path, directory: Path) -> Iterator[tuple[st
         values = [f"--config.data.directory={directory}", f"--config.data.size={PIXELS}", *(f"--config.{change}" for change in changes)]
         return ["train", "--config", config, "--workdir", str(place / "run"), *values]
 
-    yield "weights that are not there", animate(checkpoint=place / "none"), "none"
-    yield "a file of weights that was cut off", animate(checkpoint=_cut(weights, place / "cut")), "cut"
+    yield "weights that are not there", animate(checkpoint=place / "no_weights"), "no_weights"
+    yield "a file of weights that was cut off", animate(checkpoint=_cut(weights, place / "cut_weights")), "cut_weights"
     yield "weights with an array missing", animate(checkpoint=_without(weights, place / "without")), "denoiser/conv_in/kernel"
     yield "a photo that is not there", animate(image=place / "nobody.png"), "nobody.png"
     broken = place / "broken.png"
     broken.write_bytes(photo.read_bytes()[:60])
     yield "a broken photo", animate(image=broken), "broken.png"
-    (place / "empty").mkdir()
-    yield "a folder without maps", animate(guidance=place / "empty"), "empty"
+    (place / "no_maps").mkdir()
+    yield "a folder without maps", animate(guidance=place / "no_maps"), "no_maps"
     shutil.copytree(maps, place / "uneven")
     (place / "uneven" / "depth" / "3.png").unlink()
     yield "kinds of maps with different numbers of frames", animate(guidance=place / "uneven"), "depth"
-    yield "a frame size that the network cannot have", animate(size="61x64"), "61"
+    yield "a frame size that the network cannot have", animate(size="61x64"), "61x64"
     yield "a song for a model without M2P", _dance(place, weights, photo), "M2P"
     yield "a configuration that is not there", train(config="stage_d"), "stage_d"
     yield "a misspelt setting", train("optim.learning_rat=1"), "optim.learning_rat"
     yield "a setting of another type", train("optim.steps=many"), "optim.steps"
     yield "training from weights of another geometry", train(f"init_from={weights}"), "were trained with"
-    yield "records that are not there", train(f"data.directory={place / 'nothing'}"), "nothing"
-    yield "records that were cut off", train(f"data.directory={_cut(directory, place / 'short')}", f"init_from={weights}"), "short"
+    yield "records that are not there", train(f"data.directory={place / 'no_records'}"), "no_records"
+    yield (
+        "records that were cut off",
+        train(f"data.directory={_cut(directory, place / 'cut_records')}", f"init_from={weights}"),
+        "cut_records",
+    )
     as_weights_say = place / "as_weights_say.py"
     as_weights_say.write_text(AS_WEIGHTS_SAY)
     crowd = train("data.batch_size=10000", f"init_from={weights}", config=str(as_weights_say))
@@ -98,10 +110,17 @@ def _dance(place: Path, weights: Path, photo: Path) -> list[str]:
 
 
 def _cut(folder: Path, copy: Path) -> Path:
-    """A copy of a folder of which the largest file lacks its second half."""
-    shutil.copytree(folder, copy)
-    largest = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    """A folder like `folder`, whose largest file lacks its second half; the others are links."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    for path in files:
+        place = copy / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path is not largest:
+            place.symlink_to(path.resolve())
+            continue
+        with open(path, "rb") as file:
+            place.write_bytes(file.read(min(path.stat().st_size // 2, CUT)))
     return copy
 
 
