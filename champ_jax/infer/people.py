@@ -42,16 +42,18 @@ def who(photos: list[Photo], weights: Sequence[float] | None, face: np.ndarray |
     return Person(np.stack([photo.image for photo in photos]), np.stack(skeletons), weights, face)
 
 
-def owners(instances: np.ndarray, people: Sequence[int]) -> np.ndarray:
+def owners(instances: np.ndarray, people: Sequence[int], weights: np.ndarray) -> np.ndarray:
     """u8 [F,H,W,R]: 1 where a pixel of `instances` [F,H,W] may read photo r, which shows people[r]; nobody's pixels read all.
 
-    Raises UserError for a person without a photo.
+    weights: f32 [R], what each photo counts. Raises UserError for a person without a photo that counts.
     """
     if not all(1 <= person <= 255 for person in people):
         raise UserError(f"people {list(people)}: they are numbered from 1 to 255")
-    missing = sorted(set(np.unique(instances).tolist()) - {0, *people})
+    missing = sorted(set(np.unique(instances).tolist()) - {0, *np.asarray(people)[weights > 0].tolist()})
     if missing:
-        raise UserError(f"instances: people {missing} are in the frames, but photos show {list(people)}: give a photo of each")
+        raise UserError(
+            f"instances: people {missing} are in the frames, but photos show {list(people)} and count {weights.tolist()}: give each a photo that counts"
+        )
     return np.stack([(instances == person) | (instances == 0) for person in people], axis=-1).astype(np.uint8)
 
 

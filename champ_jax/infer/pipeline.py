@@ -145,7 +145,7 @@ class Pipeline:
             shown = list(people or range(1, len(photos) + 1))
             if len(shown) != len(photos):
                 raise UserError(f"people {shown}: say of each of {len(photos)} photos whom it shows")
-            person = person._replace(face=None, owners=owners(instances, shown))
+            person = person._replace(face=None, owners=owners(instances, shown, person.weights))
         frames, first = self._render(person, maps, seed, settings, on_progress)
         metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source, **_times(began, first)}
         return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)

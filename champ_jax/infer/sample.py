@@ -90,13 +90,14 @@ def initial_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> np.nda
 
 @partial(jax.jit, static_argnames=("denoise", "guided"))
 def _predict(denoise, guided, params, latents, t, guidance, person, context, frames, scale):
-    """Guided prediction for a batch of windows [W,n,h,w,C]; the unconditional half sees no photo, but the guidance."""
+    """Guided prediction for a batch of windows [W,n,h,w,C]; the unconditional half sees no photo, but the guidance, and who is where."""
     count = latents.shape[0]
     person, context = jax.tree.map(lambda x: jnp.repeat(x, count, 0), (person, context))
     cond = denoise(params, latents, t, context, guidance, person, frames)
     if not guided:
         return cond.astype(jnp.float32)
-    uncond = denoise(params, latents, t, jax.tree.map(jnp.zeros_like, context), guidance, None, None)
+    where = {name: values for name, values in (frames or {}).items() if name == "weight"}
+    uncond = denoise(params, latents, t, jax.tree.map(jnp.zeros_like, context), guidance, None, where)
     return classifier_free(uncond, cond, scale)
 
 

@@ -114,12 +114,12 @@ class TemporalBlock(nnx.Module):
         self.norm_ff = layer_norm(width, rngs, policy)
         self.ff = FeedForward(width, config.ff_mult, rngs, policy)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B*N,F,D] -> [B*N,F,D]."""
+    def __call__(self, x: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+        """x [B*N,F,D] -> [B*N,F,D]; seen: [B*N,F,R], as `attend` takes it."""
         positions = frame_positions(x.shape[1], x.shape[2])
         for i in range(self.attentions):
             normed = getattr(self, f"norm_{i}")(x)
-            x = x + getattr(self, f"attn_{i}")(normed + positions.astype(normed.dtype))
+            x = x + getattr(self, f"attn_{i}")(normed + positions.astype(normed.dtype), seen=seen)
         return x + self.ff(self.norm_ff(x))
 
 
@@ -136,8 +136,8 @@ class TemporalModule(nnx.Module):
             setattr(self, f"block_{i}", TemporalBlock(width, config, rngs, policy))
         self.proj_out = linear(width, width, rngs, policy, zero=True)
 
-    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
-        """x [B*F,h,w,C] with B = `batch` -> the same shape.
+    def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
+        """x [B*F,h,w,C] with B = `batch` -> the same shape; seen: [B*h*w,F,R] of each frame of a position, as `attend` takes it.
 
         Raises:
           UserError: more frames than the positions reach.
@@ -151,5 +151,5 @@ class TemporalModule(nnx.Module):
         normed = self.norm(unfold_frames(x, batch) if self.clip_norm else x).reshape(x.shape)
         hidden = over_frames(unfold_frames(self.proj_in(normed), batch))
         for i in range(self.blocks):
-            hidden = getattr(self, f"block_{i}")(hidden)
+            hidden = getattr(self, f"block_{i}")(hidden, seen)
         return to_frames(self.proj_out(hidden), x.shape, batch) + x

@@ -1,6 +1,7 @@
 """Temporal modules of our own, to choose beside AnimateDiff's and ModelScope's: each gives its input back at first.
 
-All are called as module(x [B*F,h,w,C], batch=B); none has a longest window.
+All are called as module(x [B*F,h,w,C], batch=B, seen=None or [B*h*w,F,R]), where `seen` says which frames of a position may read
+which, as `attend` takes it: attentions keep people apart by it, convolutions do not. None has a longest window.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Conv3D(nnx.Module):
         self.norm_2 = GroupNorm(width, config.groups, rngs, policy)
         self.conv_2 = frame_conv(width, width, rngs, policy, zero=True)
 
-    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
+    def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
         """x [B*F,h,w,C] with B = `batch` -> the same shape."""
         hidden = self.conv_1(unfold_frames(jax.nn.silu(self.norm_1(x)), batch)).reshape(x.shape)
         hidden = self.conv_2(unfold_frames(jax.nn.silu(self.norm_2(hidden)), batch))
@@ -47,13 +48,13 @@ class RotaryBlock(nnx.Module):
         self.norm_ff = layer_norm(width, rngs, policy)
         self.ff = FeedForward(width, config.ff_mult, rngs, policy)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, seen: jax.Array | None) -> jax.Array:
         """x [B*N,F,D] -> [B*N,F,D]."""
         normed = self.norm(x)
         heads = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)  # noqa: E731
         numbers = jnp.arange(x.shape[1], dtype=jnp.float32)
         queries, keys = (rotate(heads(project(normed)), numbers) for project in (self.to_q, self.to_k))
-        found = attend(queries, keys, heads(self.to_v(normed)))
+        found = attend(queries, keys, heads(self.to_v(normed)), seen)
         x = x + self.to_out(found.reshape(x.shape))
         return x + self.ff(self.norm_ff(x))
 
@@ -74,11 +75,11 @@ class RotaryTransformer(nnx.Module):
             setattr(self, f"block_{i}", RotaryBlock(width, config, rngs, policy))
         self.proj_out = linear(width, width, rngs, policy, zero=True)
 
-    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
+    def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
         """x [B*F,h,w,C] with B = `batch` -> the same shape."""
         hidden = over_frames(unfold_frames(self.proj_in(self.norm(x)), batch))
         for i in range(self.blocks):
-            hidden = getattr(self, f"block_{i}")(hidden)
+            hidden = getattr(self, f"block_{i}")(hidden, seen)
         return x + to_frames(self.proj_out(hidden), x.shape, batch)
 
 
@@ -94,7 +95,7 @@ class Hybrid(nnx.Module):
         self.far = RotaryTransformer(width, config, rngs, policy)
         self.mix = nnx.Param(jnp.zeros((width,), policy.param))
 
-    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
+    def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
         """x [B*F,h,w,C] with B = `batch` -> the same shape."""
         share = jax.nn.sigmoid(self.mix[...].astype(jnp.float32)).astype(x.dtype)
-        return x + share * (self.near(x, batch) - x) + (1 - share) * (self.far(x, batch) - x)
+        return x + share * (self.near(x, batch) - x) + (1 - share) * (self.far(x, batch, seen) - x)

@@ -29,8 +29,8 @@ class TemporalConv(nnx.Module):
             setattr(self, f"norm{i}", GroupNorm(width, groups, rngs, policy))
             setattr(self, f"conv{i}", frame_conv(width, width, rngs, policy, zero=i == STACKED))
 
-    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
-        """x [B*F,h,w,C] with B = `batch` -> the same shape."""
+    def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
+        """x [B*F,h,w,C] with B = `batch` -> the same shape; a convolution keeps no people apart, whatever is `seen`."""
         hidden = unfold_frames(x, batch)
         for i in range(1, STACKED + 1):
             hidden = getattr(self, f"conv{i}")(jax.nn.silu(getattr(self, f"norm{i}")(hidden)))
@@ -55,10 +55,10 @@ class TemporalTransformer(nnx.Module):
         self.ff = FeedForward(inner, ff_mult, rngs, policy)
         self.proj_out = linear(inner, width, rngs, policy, zero=True)
 
-    def __call__(self, x: jax.Array, batch: int) -> jax.Array:
-        """x [B*F,h,w,C] with B = `batch` -> the same shape."""
+    def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
+        """x [B*F,h,w,C] with B = `batch` -> the same shape; seen: [B*h*w,F,R] of each frame of a position, as `attend` takes it."""
         hidden = over_frames(self.proj_in(self.norm(unfold_frames(x, batch))))
-        hidden = hidden + self.attn1(self.norm1(hidden))
-        hidden = hidden + self.attn2(self.norm2(hidden))
+        hidden = hidden + self.attn1(self.norm1(hidden), seen=seen)
+        hidden = hidden + self.attn2(self.norm2(hidden), seen=seen)
         hidden = self.proj_out(hidden + self.ff(self.norm3(hidden)))
         return x + to_frames(hidden, x.shape, batch)

@@ -19,7 +19,8 @@ from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
 from champ_jax.models.temporal import TemporalConfig, first_transformer, temporal_layers
 from champ_jax.nn.blocks import BlockFeatures, BlockReference, Read, ResnetBlock, SpatialTransformer
-from champ_jax.nn.kernels import shares
+from champ_jax.nn.frames import over_frames
+from champ_jax.nn.kernels import shares, sources_seen
 from champ_jax.nn.layers import GroupNorm, TimeEmbedding, conv, place_sinusoids, upsample_nearest
 from champ_jax.nn.policy import Policy
 
@@ -124,6 +125,13 @@ class Conditions(NamedTuple):
         """What an attention block reads whose frames have `size` cells."""
         return Read(self.context, self.reference.get(block), share_at(self.share, size), self.face)
 
+    def seen_over_frames(self, size: tuple[int, int]) -> jax.Array | None:
+        """Which references each frame of a position of `size` cells may see, [B*h*w,F,R]; None where all see the same."""
+        if self.share is None or self.share.ndim == 2:
+            return None
+        seen = sources_seen(share_at(self.share, size))
+        return over_frames(seen.reshape(*seen.shape[:2], *size, -1))
+
 
 def share_at(share: jax.Array | None, size: tuple[int, int]) -> jax.Array | None:
     """Shares for each cell of frames of another size: those of the cell in the middle of it, [B,F,h*w,R]; others as they are."""
@@ -169,7 +177,9 @@ class Level(nnx.Module):
 
     def _temporal(self, part: str, x: jax.Array, cond: Conditions) -> jax.Array:
         """A temporal layer, where there is one and frames follow each other."""
-        return self._run(part, x, batch=cond.batch) if cond.temporal and hasattr(self, part) else x
+        if not (cond.temporal and hasattr(self, part)):
+            return x
+        return self._run(part, x, batch=cond.batch, seen=cond.seen_over_frames(x.shape[1:3]))
 
     def _run(self, part: str, *args, **static):
         """Calls a submodule, keeping only its inputs for the backward pass where the configuration says remat."""
@@ -319,7 +329,7 @@ class UNet(nnx.Module):
         if self.config.positions:
             x = x + place_sinusoids(x.shape[1:]).astype(x.dtype)
         if temporal and hasattr(self, "temporal_first"):
-            x = self.temporal_first(x, batch)
+            x = self.temporal_first(x, batch, cond.seen_over_frames(x.shape[1:3]))
         skips, features = [x], {}
         levels = len(self.config.channels)
         for i in range(levels):

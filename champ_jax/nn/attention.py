@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared
+from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared, sources_seen
 from champ_jax.nn.layers import Strength, linear
 from champ_jax.nn.policy import Policy
 
@@ -43,10 +43,10 @@ class Attention(nnx.Module):
         """Keys and values of tokens [...,M,Dc]: two arrays [...,M,K,d]."""
         return self._split(self.to_k(tokens)), self._split(self.to_v(tokens))
 
-    def __call__(self, x: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
-        """Attends from x [B,N,D] to `tokens` [B,M,Dc], or to itself when None -> [B,N,D]."""
+    def __call__(self, x: jax.Array, tokens: jax.Array | None = None, seen: jax.Array | None = None) -> jax.Array:
+        """Attends from x [B,N,D] to `tokens` [B,M,Dc], or to itself when None -> [B,N,D]; seen: of `attend`, to itself."""
         keys, values = self.project(x if tokens is None else tokens)
-        return self._join(attend(self._split(self.to_q(x)), keys, values))
+        return self._join(attend(self._split(self.to_q(x)), keys, values, seen))
 
     def with_reference(
         self,
@@ -63,7 +63,7 @@ class Attention(nnx.Module):
 
         Args:
           x: [B,F,N,D].
-          reference: keys and values [B,R,M,K,d] from `project`, or None for plain self-attention.
+          reference: keys and values [B,R,M,K,d] from `project`, or None for self-attention, which keeps people apart all the same.
           share: [B,R] or [B,F,N,R], what each reference counts; see `attend_with_shared`.
           coarse: keys and values of smaller pictures of the references; what is found in them alone is added, `strength` times.
 
@@ -72,7 +72,8 @@ class Attention(nnx.Module):
         """
         batch, frames, tokens, width = x.shape
         if reference is None:
-            return self(x.reshape(batch * frames, tokens, width)).reshape(x.shape)
+            seen = sources_seen(share).reshape(batch * frames, tokens, -1) if share is not None and share.ndim == 4 else None
+            return self(x.reshape(batch * frames, tokens, width), seen=seen).reshape(x.shape)
         queries = self._split(self.to_q(x))
         found = attend_with_shared(queries, *self.project(x), *reference, share)
         if coarse is not None:

@@ -36,12 +36,15 @@ def devices() -> int:
     return _DEVICES.get()
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention of q [B,N,K,d] to k, v [B,M,K,d] -> [B,N,K,d] in v's dtype."""
-    if _fits_cudnn(q):
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+    """Attention of q [B,N,K,d] to k, v [B,M,K,d] -> [B,N,K,d] in v's dtype.
+
+    seen: with N = M, the sources that each position may see, [B,N,R] from `sources_seen`; None to keep nothing apart.
+    """
+    if seen is None and _fits_cudnn(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))
-    return _normalise(_attend_segment(q, k, v)).swapaxes(1, 2).astype(v.dtype)
+    return _normalise(_attend_segment(q, k, v, None if seen is None else seen[:, None])).swapaxes(1, 2).astype(v.dtype)
 
 
 def attend_with_shared(
@@ -59,8 +62,8 @@ def attend_with_shared(
       shared_k, shared_v: [B,R,M,K,d].
       share: what each source's keys count, from `shares`: [B,R] for all queries of a clip, or [B,F,N,R] for each query; a
         source with 0 is not seen, exactly, and where all are 0 a query attends to its own keys only. Shares that sum to 1
-        make R copies of one source count as that source. With shares of each query, two positions that may not see one
-        source in common do not see each other either. None is 1 / R for all.
+        make R copies of one source count as that source. With shares of each query, a position sees those others alone
+        that may see no source beyond its own: nothing comes by way of a third. None is 1 / R for all.
 
     Returns:
       [B,F,N,K,d] in v's dtype.
@@ -69,7 +72,7 @@ def attend_with_shared(
     routed = share is not None and share.ndim == 4
     if sources == 1 and not routed and _fits_cudnn(q):
         return _cudnn_with_shared(q, k, v, shared_k[:, 0], shared_v[:, 0], share)
-    own = _attend_segment(*(array.transpose(0, 3, 1, 2, 4) for array in (q, k, v)), _allowed(share[:, None]) if routed else None)
+    own = _attend_segment(*(array.transpose(0, 3, 1, 2, 4) for array in (q, k, v)), sources_seen(share)[:, None] if routed else None)
     return _with_sources(own, q, shared_k, shared_v, share).astype(v.dtype)
 
 
@@ -106,8 +109,8 @@ def shares(weight: jax.Array) -> jax.Array:
     return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
 
 
-def _allowed(share: jax.Array) -> jax.Array:
-    """Which sources a position may see, [...,N,R] of 0 and 1; one that sees none is as free as one that sees all."""
+def sources_seen(share: jax.Array) -> jax.Array:
+    """Which sources a position may see by its shares, [...,N,R] of 0 and 1; all, where it has a share in none."""
     seen = share > 0
     return jnp.where(seen.any(axis=-1, keepdims=True), seen, True).astype(jnp.float32)
 
@@ -120,29 +123,29 @@ class _Segment(NamedTuple):
     peak: jax.Array  # [...,N,1] float32
 
 
-def _attend_segment(q, k, v, groups=None) -> _Segment:
+def _attend_segment(q, k, v, seen=None) -> _Segment:
     """Attends from q [...,N,d] to k, v [...,M,d], chunk by chunk of N where all logits at once take too much memory.
 
-    groups: with N = M, the groups of each position, [...,N,R] of 0 and 1: positions without one in common do not attend to
-    each other.
+    seen: with N = M, what each position may see, [...,N,R] of 0 and 1: none attends to a position that may see more.
     """
     *leading, queries, dim = q.shape
     chunk = _chunk_size(queries, math.prod(leading) * k.shape[-2])
     if chunk == queries:
-        return _attend_at_once(q, groups, k, v, groups)
+        return _attend_at_once(q, seen, k, v, seen)
 
     def chunks(x):
         return None if x is None else jnp.moveaxis(x.reshape(*x.shape[:-2], queries // chunk, chunk, x.shape[-1]), -3, 0)
 
     # Without the checkpoint the backward pass would keep every chunk's logits after all.
-    parts = jax.lax.map(jax.checkpoint(lambda part: _attend_at_once(*part, k, v, groups)), (chunks(q), chunks(groups)))
+    parts = jax.lax.map(jax.checkpoint(lambda part: _attend_at_once(*part, k, v, seen)), (chunks(q), chunks(seen)))
     return jax.tree.map(lambda part: jnp.moveaxis(part, 0, -3).reshape(*leading, queries, -1), parts)
 
 
-def _attend_at_once(q, q_groups, k, v, k_groups) -> _Segment:
+def _attend_at_once(q, q_seen, k, v, k_seen) -> _Segment:
     logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    if q_groups is not None:
-        logits = jnp.where(jnp.matmul(q_groups, k_groups.swapaxes(-1, -2)) > 0, logits, -jnp.inf)
+    if q_seen is not None:
+        beyond = jnp.matmul(1.0 - q_seen, k_seen.swapaxes(-1, -2))  # how many sources the key sees that the query may not
+        logits = jnp.where(beyond < 0.5, logits, -jnp.inf)
     peak = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     weights = jnp.exp(logits - peak)
     total = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)

@@ -61,6 +61,8 @@ def test_each_person_in_their_own_pixels(pipe):
     assert not close(pipe.animate([photo(0), photo(5)], maps(), instances=second), seen)
     with pytest.raises(UserError, match=r"people \[3\] are in the frames"):
         pipe.animate([photo(0), photo(1)], maps(), instances=second + np.uint8(1))
+    with pytest.raises(UserError, match="give each a photo that counts"):
+        pipe.animate([photo(0), photo(1)], maps(), instances=second, photo_weights=[1, 0])
     for people, message in (([1], "say of each of 2 photos"), ([0, 2], "numbered from 1")):
         with pytest.raises(UserError, match=message):
             pipe.animate([photo(0), photo(1)], maps(), instances=second, people=people)
@@ -69,10 +71,10 @@ def test_each_person_in_their_own_pixels(pipe):
 
 
 def test_nobodys_pixels_read_all_photos():
-    found = owners(np.array([[[0, 1, 2]]], np.uint8), [1, 2, 1])
+    found = owners(np.array([[[0, 1, 2]]], np.uint8), [1, 2, 1], np.ones(3))
     np.testing.assert_array_equal(found[0, 0], [[1, 1, 1], [1, 0, 1], [0, 1, 0]])
     person = who([load_photo(photo(i), SIZE) for i in range(2)], [1, 3], None)
-    cells = person._replace(owners=owners(np.repeat(np.uint8([[[1, 2]]]), 2, 1), [1, 2])).weights_of_cells((1, 2))
+    cells = person._replace(owners=owners(np.repeat(np.uint8([[[1, 2]]]), 2, 1), [1, 2], person.weights)).weights_of_cells((1, 2))
     np.testing.assert_array_equal(cells, [[[[1, 0], [0, 3]]]])
 
 

@@ -11,9 +11,12 @@ from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.models.face_id import FaceID, FaceIDConfig
 from champ_jax.models.reference import halve, project_reference, reference_features
+from champ_jax.models.temporal import TemporalConfig, temporal_layers
 from champ_jax.models.unet import UNet, UNetConfig, share_at
-from champ_jax.nn.kernels import attend_to_shared, attend_with_shared, shares
+from champ_jax.nn.attention import Attention
+from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared, shares, sources_seen
 from champ_jax.nn.keys import ParamKeys
+from champ_jax.nn.policy import Policy
 from champ_jax.nn.style import channel_moments, joint_moments
 from tests.models.filled import filled
 
@@ -139,6 +142,56 @@ def test_people_do_not_read_each_others_photos():
     # With its own photo alone a person's cells are what they are with both.
     alone = attend_with_shared(q[:, :, left[0, 0]], k[:, :, left[0, 0]], v[:, :, left[0, 0]], shared_k[:, :1], shared_v[:, :1])
     np.testing.assert_allclose(attend_with_shared(q, k, v, shared_k, shared_v, share)[:, :, left[0, 0]], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+def test_nothing_crosses_masks_by_way_of_nobody_or_of_time(over_time):
+    """Attention after attention, with cells that are nobody's, and people who change places: the first one's know nothing of the
+    second one's photo."""
+    q = draw(0, B, F, H * W, 2, 4)
+    photos = draw(5, B, 2, 7, 2, 4)
+    mine = np.zeros((B, F, H, W, 2), np.float32)
+    mine[:, :, :, :3, 0] = mine[:, :, :, 5:, 1] = 1
+    mine[:, :, :, 3:5] = 1
+    mine[:, 1] = mine[:, 1, :, ::-1]
+    share = shares(mine.reshape(B, F, H * W, 2))
+    first = np.asarray(share)[..., 0] == 1
+    over = lambda x: x.swapaxes(1, 2).reshape(B * H * W, F, *x.shape[3:])  # noqa: E731
+
+    @jax.jit
+    @jax.grad
+    def leak(photos):
+        x = q
+        for _ in range(3):
+            x = attend_with_shared(x, x, x, photos, photos, share)
+            if over_time:
+                along = attend(*3 * (over(x),), sources_seen(over(share)))
+                x = along.reshape(B, H * W, F, 2, 4).swapaxes(1, 2)
+        return jnp.sum(jnp.where(first[..., None, None], x, 0.0) ** 2)
+
+    found = np.asarray(leak(photos))
+    assert not np.any(found[:, 1]) and np.any(found[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["animatediff", "modelscope", "transformer"])
+def test_attention_over_frames_keeps_people_apart(kind):
+    """Of a cell whose frames belong to one person, to another and to nobody, a frame reads its own person's; nobody's read all."""
+    config = TemporalConfig(kind=kind, heads=2, groups=4, ff_mult=1)
+    module = filled(lambda: temporal_layers(8, True, config, ParamKeys(0), Policy())["temporal"])
+    seen = np.array([[[1, 0], [0, 1], [1, 0], [1, 1]]], np.float32)
+    run = lambda x, seen=seen: module(x[:, None, None], 1, seen).reshape(4, 8)  # noqa: E731
+    if kind == "modelscope":  # whose norm is of the whole clip
+        module.norm = lambda x: x
+    along = np.abs(np.asarray(jax.jacobian(run)(draw(0, 4, 8)))).sum((1, 3)) > 0
+    np.testing.assert_array_equal(along, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]])
+
+
+def test_people_are_apart_without_photos_too():
+    """The unconditional half of the guidance."""
+    attention = filled(lambda: Attention(8, 2, ParamKeys(0), Policy()))
+    share = jnp.tile(jnp.eye(2), (2, 1))[None, None]
+    along = jax.jacobian(lambda x: attention.with_reference(x[None, None], None, share)[0, 0])(draw(0, 4, 8))
+    np.testing.assert_array_equal(np.abs(along).sum((1, 3)) > 0, np.array([[1, 0, 1, 0], [0, 1, 0, 1]] * 2, bool))
 
 
 def test_the_same_shares_everywhere_are_shares_of_all(reference):
