@@ -87,8 +87,10 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.unet.update({"identity": None, "style": None, "coarse": None})
         config.model.guidance = ConfigDict({"fusion": None})
         config.data.references = 4
+        config.init.update({"face_id": "", "id_adapter": ""})
     if variant == "lora":
-        # Of which kernels, by their paths.
+        # What the weights say of themselves holds; a LoRA changes which kernels, by their paths.
+        config.model = ConfigDict({"unet": {"remat": True}})
         config.lora = ConfigDict({"rank": 16, "modules": "denoiser/.*attn[12]/to_"})
         config.optim.update({"weight_decay": 0.0, "steps": 2000, "warmup": 100})
     return config

@@ -69,7 +69,8 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.log = ConfigDict({"scalars": 50, "evaluate": 500, "save": 500, "validation_batches": 8, "sample_steps": 20, "wandb": ""})
     if variant == "lora":
-        # Of which kernels, by their paths.
+        # What the weights say of themselves holds; a LoRA changes which kernels, by their paths.
+        config.model = ConfigDict({"unet": {"remat": True}})
         config.lora = ConfigDict({"rank": 16, "modules": "denoiser/.*temporal.*to_"})
         config.optim.update({"weight_decay": 0.0, "steps": 2000, "warmup": 100})
     return config

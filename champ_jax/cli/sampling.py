@@ -66,9 +66,9 @@ def open_pipeline(args: argparse.Namespace):
 
 
 def read_lora_option(text: str) -> tuple[str, float]:
-    """The path and the scale of "PATH" or "PATH=SCALE"; UserError for a scale that is no number."""
+    """The path and the scale of "PATH" or "PATH=SCALE", where PATH may have a '=' too; UserError for a scale that is no number."""
     path, equals, scale = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).exists():
         return text, 1.0
     try:
         return path, float(scale)

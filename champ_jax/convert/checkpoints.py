@@ -24,6 +24,7 @@ from champ_jax.convert.lora import is_lora, merge_lora, peft_alpha
 from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
+from champ_jax.models.lora import with_lora
 
 FORMATS = ("safetensors", "pt")
 
@@ -84,7 +85,7 @@ def import_checkpoint(path: str | Path, kind: str | None = None, loras: Sequence
         )
     if kind == OWN:
         params, config = open_model(path)
-        return Weights(params, config, *_kept_beside(path, None))
+        return Weights(with_lora(params, str(path)), config, *_kept_beside(path, None))
     table = _kind(kind)
     if loras and not table.format:
         raise UserError(f"{kind} has several files: import the one that {loras[0][0]} changes by itself.")
@@ -129,6 +130,7 @@ def export_checkpoint(
         raise UserError(f"format {form!r}, dtype {dtype!r}: expected {' or '.join(FORMATS)}, and {', '.join(DTYPES)} or None.")
     path, out = local_path(checkpoint), Path(out).absolute()
     params, config = open_model(path)
+    params = with_lora(params, str(path))
     states = _states_to_write(path, kind, table, params, config)
     described = table.format.describe(config) if table.format and table.format.describe else {}
     unsaid = {stem: _unsaid(state, table, stem, config, described) for stem, state in states.items()}

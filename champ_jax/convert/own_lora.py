@@ -37,6 +37,8 @@ def read_lora(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
     if is_model(path):
         return _of_ours(path)[0]
     file = open_state(path)
+    if "denoiser" not in params:
+        raise UserError(f"{path} changes a denoiser, and there is none among {', '.join(sorted(params))}.")
     kernels = {name: shape for name, shape in flatten_dict(params["denoiser"], sep="/").items() if name.endswith("/kernel")}
     layouts = (DIFFUSERS, ANIMATEDIFF_LAYOUT, ADAPTER_LAYOUT)
     names = {layout.name(kernel).removesuffix(".weight"): kernel for kernel in kernels for layout in layouts}
@@ -60,14 +62,20 @@ def export_lora(path: str | Path, out: str | Path) -> list[Path]:
     Raises UserError for a folder that is no LoRA, or for changes of networks that diffusers does not have.
     """
     lora, config = _of_ours(path)
-    unknown = sorted(lora.keys() - FILES.keys())
+    kind = ((config.get("unet") or {}).get("temporal") or {}).get("kind", "animatediff")
+    own = re.compile(r"attn2/id_" if kind == "animatediff" else r"attn2/id_|temporal")
+    places = {name: _layers(changes) for name, changes in lora.items()}
+    unknown = [f"{name}/{place}" for name, layers in places.items() for place in layers if name not in FILES or own.search(place)]
     if unknown:
-        raise UserError(f"{path} changes {', '.join(unknown)}, of which PyTorch's names are not known: only UNets can be written.")
+        raise UserError(
+            f"{path}: {len(unknown)} of its changes are of layers that diffusers does not have: {', '.join(sorted(unknown)[:3])} ... "
+            "Written are those of UNets and of AnimateDiff's temporal modules."
+        )
     _, shapes = abstract_model(AnimatorConfig.build({name: values for name, values in config.items() if name != "pipeline"}))
     written = []
-    for component, changes in lora.items():
+    for component, layers in places.items():
         kernels, tensors = flatten_dict(shapes[component], sep="/"), {}
-        for place, parts in _layers(changes).items():
+        for place, parts in layers.items():
             layout = ADAPTER_LAYOUT if "temporal_" in place else DIFFUSERS
             name = f"unet.{layout.name(f'{place}/kernel').removesuffix('.weight')}"
             a, b = _their_matrices(parts, kernels[f"{place}/kernel"].shape, layout, f"{place}/kernel")

@@ -52,7 +52,8 @@ def owners(instances: np.ndarray, people: Sequence[int], weights: np.ndarray) ->
     missing = sorted(set(np.unique(instances).tolist()) - {0, *np.asarray(people)[weights > 0].tolist()})
     if missing:
         raise UserError(
-            f"instances: people {missing} are in the frames, but photos show {list(people)} and count {weights.tolist()}: give each a photo that counts"
+            f"instances: people {missing} are in the frames, but photos show {list(people)} and count {weights.tolist()}: "
+            "give each a photo that counts"
         )
     return np.stack([(instances == person) | (instances == 0) for person in people], axis=-1).astype(np.uint8)
 

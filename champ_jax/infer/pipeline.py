@@ -31,7 +31,7 @@ from champ_jax.infer.video import Video
 from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
-from champ_jax.models.lora import LORA, add_lora, with_lora
+from champ_jax.models.lora import add_lora
 from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.vae import vae_images, vae_latents
 from champ_jax.nn.kernels import shares
@@ -358,9 +358,6 @@ def load_pipeline(
     are not of the geometry that the folder's configuration states.
     """
     params, config = gather(path, components)
-    if params.keys() == {LORA}:
-        raise UserError(f"{path} is a LoRA: give the model that it was trained on as the checkpoint, and this as a LoRA (--lora).")
-    params = with_lora(params)
     for lora, scale in loras:
         params = add_lora(params, read_lora(lora, params), scale, str(lora))
     return build_pipeline(params, config, ", ".join(map(str, filter(None, [path, *components.values()]))), policy)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.dims import check_shape
+from champ_jax.dims import GUIDANCE_KINDS, check_shape
 from champ_jax.errors import UserError
 from champ_jax.nn.blocks import SpatialTransformer
 from champ_jax.nn.layers import conv, fold_patches, kernel_init, layer_norm, linear
@@ -177,6 +177,7 @@ def fuse_guidance(
     unknown = sorted({kind for kind, *_ in given} - set(encoders))
     if unknown:
         raise UserError(f"guidance {unknown} given, but this model has encoders for {sorted(encoders)}.")
+    given.sort(key=lambda item: GUIDANCE_KINDS.index(item[0]))  # sums in another order differ in their last bits
     encoded: dict[str, jax.Array] = {}
     present: dict[str, jax.Array] = {}
     for kind, x, weight in given:

@@ -29,8 +29,10 @@ def new_lora(shapes: Mapping[str, Any], modules: str, rank: int, seed: int) -> d
       seed: of the draws.
 
     Raises:
-      UserError: an expression that is none, or that finds no kernel.
+      UserError: an expression that is none, or that finds no kernel, or a rank below 1.
     """
+    if rank < 1:
+        raise UserError(f"config.lora.rank is {rank}: expected 1 or more")
     try:
         wanted = re.compile(modules)
     except re.error as error:
@@ -48,18 +50,28 @@ def new_lora(shapes: Mapping[str, Any], modules: str, rank: int, seed: int) -> d
     return made
 
 
-def with_lora(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Parameters with their component "lora", if there is one, added to the kernels that it changes and gone."""
+def changed_kernels(params: Mapping[str, Any]) -> set[str]:
+    """The paths of the kernels that the component "lora" of nested parameters changes."""
+    return {f"{path.rpartition('/')[0]}/kernel" for path in flatten_dict(params.get(LORA, {}), sep="/")}
+
+
+def with_lora(params: Mapping[str, Any], source: str = "this") -> Mapping[str, Any]:
+    """Parameters with their component "lora", if there is one, added to the kernels that it changes and gone.
+
+    Raises UserError, naming the source, where nothing is there that it could change.
+    """
     if LORA not in params:
         return params
+    if len(params) == 1:
+        raise UserError(f"{source} is a LoRA: give the model that it was trained on, and this with --lora.")
     return add_lora({name: part for name, part in params.items() if name != LORA}, params[LORA])
 
 
 def add_lora(params: Mapping[str, Any], lora: Mapping[str, Any], scale: float = 1.0, source: str = "the LoRA") -> dict[str, Any]:
     """Parameters with a LoRA, `scale` times, added to their kernels, each in its own dtype.
 
-    Sums are float32 and then rounded, as the weights of any training in mixed precision are, whose masters are float32.
-    Differentiable. Raises UserError, naming it, for a kernel that there is not or that is of another shape.
+    Sums are float32 and then rounded. Differentiable.
+    Raises UserError, naming it, for a kernel that there is not or that is of another shape.
     """
     kernels, changes = flatten_dict(params, sep="/"), flatten_dict(lora, sep="/")
     for path in sorted({path.rpartition("/")[0] for path in changes}):
@@ -69,6 +81,6 @@ def add_lora(params: Mapping[str, Any], lora: Mapping[str, Any], scale: float = 
             raise UserError(f"{source} changes {path}, which this model has not: it was trained on another one.")
         if (math.prod(kernel.shape[:-1]), kernel.shape[-1]) != (down.shape[0], up.shape[1]):
             raise UserError(f"{source}: {path} changes a kernel of {down.shape[0]}x{up.shape[1]}, and this model's is {kernel.shape}.")
-        changed = kernel.astype(jnp.float32) + scale * (down @ up).reshape(kernel.shape)
+        changed = jnp.asarray(kernel, jnp.float32) + scale * (down @ up).reshape(kernel.shape)
         kernels[f"{path}/kernel"] = changed.astype(kernel.dtype)
     return unflatten_dict(kernels, sep="/")

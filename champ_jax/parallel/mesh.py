@@ -125,19 +125,19 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     )
 
 
-def put(tree: Any, shardings: Any, dtype: Any = None) -> Any:
+def put(tree: Any, shardings: Any, like: Any = None) -> Any:
     """Host arrays on the devices; each device gets its part and no more.
 
     Args:
       tree: arrays, the same in every process.
       shardings: the same tree of NamedShardings.
-      dtype: what to store them as; as they are by default.
+      like: the same tree of what has the dtypes to store them as; as they are by default.
     """
 
-    def one(array, sharding):
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: np.asarray(array[index], dtype or array.dtype))
+    def one(array, sharding, like):
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: np.asarray(array[index], like.dtype))
 
-    return jax.tree.map(one, tree, shardings)
+    return jax.tree.map(one, tree, shardings, tree if like is None else like)
 
 
 def fetch(tree: Any) -> Any:

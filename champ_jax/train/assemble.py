@@ -154,9 +154,11 @@ def _expected(described: dict, config):
 def _of_faces(face_id: dict, records: Records) -> dict:
     """The geometry of the network to face tokens, with the width of the records' embeddings.
 
-    Raises UserError for records without any, or of another face model than the weights were trained with.
+    Raises UserError for records without any where the network is new, or of another face model than the weights were trained with.
     """
     width = max(info.face_dim for info in records.infos)
+    if not width and "embedding" in face_id:  # then no token of a face is seen
+        return face_id
     if not width:
         raise UserError("config.model.unet.identity reads embeddings of faces, and these records have none: prepare them with --faces")
     if face_id.get("embedding", width) != width:
@@ -167,8 +169,12 @@ def _of_faces(face_id: dict, records: Records) -> dict:
 
 
 def _new_lora(shapes: dict, config) -> dict[str, np.ndarray]:
-    """The LoRA that `config.lora` asks for; the encoders of pixels stay as they are, since what they make may be cached."""
-    kernels = {path: shape for path, shape in shapes.items() if not path.startswith(("vae/", "clip/"))}
+    """The LoRA that `config.lora` asks for, of what the stage computes; the encoders of pixels stay as they are, since what they make
+    may be cached."""
+    idle = ("m2p/",) if config.stage == "C" else ()
+    kernels = {path: shape for path, shape in shapes.items() if not path.startswith(("vae/", "clip/", *idle))}
+    if config.stage == "B":
+        kernels = {path: shape for path, shape in kernels.items() if "/temporal" not in path}
     return new_lora(kernels, config.lora.modules, config.lora.rank, config.seed)
 
 

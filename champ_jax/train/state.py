@@ -10,6 +10,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
+from champ_jax.models.lora import changed_kernels
 from champ_jax.parallel.mesh import put, replicated
 from champ_jax.parallel.sharding import layout
 
@@ -37,7 +38,7 @@ class TrainState(NamedTuple):
 
     step: int32 scalar, number of batches seen.
     trained: nested dict of float32 master parameters that receive gradients.
-    frozen: nested dict of all other parameters, in the frozen dtype; no gradient, no optimiser state.
+    frozen: nested dict of all other parameters, in the frozen dtype, or float32 where a LoRA changes them; no gradient, no optimiser state.
     optimizer: optax state over `trained`.
     ema: exponential moving average of `trained`, float32.
     """
@@ -69,10 +70,20 @@ def describe_state(
     optimizer: optax.GradientTransformation,
     frozen_dtype: jnp.dtype,
 ) -> TrainState:
-    """Shapes and dtypes of a state: float32 masters for what is trained, `frozen_dtype` for the rest."""
+    """Shapes and dtypes of a state: float32 masters for what is trained, `frozen_dtype` for the rest.
+
+    Kernels that a LoRA changes stay float32: a sum that is rounded to a coarse grid, on which they would lie already, is mostly the
+    kernel itself.
+    """
     trained, frozen = partition(params, is_trained)
+    changed = changed_kernels(trained)
+
+    def kept(path, x):
+        exact = "/".join(key.key for key in path) in changed
+        return jax.ShapeDtypeStruct(x.shape, jnp.float32 if exact else frozen_dtype)
+
     trained = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), trained)
-    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, frozen_dtype), frozen)
+    frozen = jax.tree_util.tree_map_with_path(kept, frozen)
     guard = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), NEW_GUARD)
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32), trained, frozen, jax.eval_shape(optimizer.init, trained), trained, guard)
 
@@ -105,8 +116,8 @@ def create_state(
     def part(of: Params) -> Params:
         return unflatten_dict({path: flat[path] for path in flatten_dict(of, sep="/")}, sep="/")
 
-    trained = put(part(described.trained), shardings.trained, np.float32)
-    frozen = put(part(described.frozen), shardings.frozen, frozen_dtype)
+    trained = put(part(described.trained), shardings.trained, described.trained)
+    frozen = put(part(described.frozen), shardings.frozen, described.frozen)
     # The average starts as a copy: state buffers are donated, and one buffer cannot be donated twice.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings.ema)(trained)
     moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trained)

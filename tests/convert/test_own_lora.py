@@ -2,18 +2,22 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.checkpoint.weights import load_weights, save_weights
+from champ_jax.cli.sampling import read_lora_option
 from champ_jax.convert import export_checkpoint, inspect_checkpoint
+from champ_jax.convert.components import gather
 from champ_jax.convert.lora import merge_lora
 from champ_jax.convert.own_lora import export_lora, read_lora
 from champ_jax.convert.state import open_state
 from champ_jax.errors import UserError
 from champ_jax.models.lora import LORA, add_lora, new_lora, with_lora
-from tests.infer.tiny import save_tiny
+from champ_jax.train.state import describe_state
+from tests.infer.tiny import save_tiny, tiny_config
 
 IMAGE, MOTION = "denoiser/(?!.*temporal)", "denoiser/.*temporal"
 
@@ -101,8 +105,13 @@ def test_what_does_not_fit_is_named(model, tmp_path):
     with pytest.raises(UserError, match="no regular expression"):
         new_lora(flat, "(", 2, 0)
     folder, changes = made(tmp_path / "lora", model, "(denoiser|guidance)/.*conv_in")
-    with pytest.raises(UserError, match="changes guidance"):
+    with pytest.raises(UserError, match="2 of its changes are of layers that diffusers does not have: guidance/"):
         export_lora(folder, tmp_path / "out")
+    with pytest.raises(UserError, match="rank is 0"):
+        new_lora(flat, "denoiser/", 0, 0)
+    with pytest.raises(UserError, match="there is none among vae"):
+        (file,) = export_lora(made(tmp_path / "right", model, "denoiser/conv_in")[0], tmp_path / "out")
+        read_lora(file, {"vae": {}})
     with pytest.raises(UserError, match="is no LoRA"):
         export_lora(model, tmp_path / "out")
     with pytest.raises(UserError, match="is no LoRA, but a model of denoiser.*give it as the checkpoint"):
@@ -118,3 +127,43 @@ def test_what_does_not_fit_is_named(model, tmp_path):
     )
     with pytest.raises(UserError, match="2 of its 2 tensors change no kernel"):
         read_lora(tmp_path / "other.safetensors", params)
+
+
+@pytest.mark.parametrize("kind", ["modelscope", "conv3d", "transformer", "hybrid"])
+def test_only_what_diffusers_has_is_written(kind, tmp_path):
+    model = save_tiny(tmp_path / "model", tiny_config(temporal={"kind": kind, "heads": 4, "groups": 8}))
+    folder, _ = made(tmp_path / "lora", model, MOTION)
+    with pytest.raises(UserError, match="diffusers does not have: denoiser/down_0/temporal"):
+        export_lora(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_a_lora_beside_it_is_the_sum(model, tmp_path):
+    """As an unfinished run leaves it: it is sampled and exported with what it learnt; a LoRA alone is no model."""
+    params, described = load_weights(model)
+    folder, changes = made(tmp_path / "lora", model, "denoiser/conv_in")
+    save_weights(tmp_path / "beside", {**params, LORA: changes}, described)
+    expected = add_lora(params, changes)["denoiser"]["conv_in"]["kernel"]
+    np.testing.assert_array_equal(gather(tmp_path / "beside", {})[0]["denoiser"]["conv_in"]["kernel"], expected)
+    export_checkpoint(tmp_path / "beside", "sd-unet", tmp_path / "out")
+    written = np.asarray(open_state(tmp_path / "out").tensors["conv_in.weight"])
+    np.testing.assert_array_equal(written, np.moveaxis(expected, (0, 1), (-2, -1)).swapaxes(0, 1))
+    for read in (lambda: gather(folder, {}), lambda: export_checkpoint(folder, "sd-unet", tmp_path / "no")):
+        with pytest.raises(UserError, match="is a LoRA: give the model"):
+            read()
+
+
+def test_a_path_with_an_equals_sign(tmp_path):
+    (tmp_path / "rank=2").mkdir()
+    assert read_lora_option(f"{tmp_path}/rank=2") == (f"{tmp_path}/rank=2", 1.0)
+    assert read_lora_option(f"{tmp_path}/rank=2=0.5") == (f"{tmp_path}/rank=2", 0.5)
+
+
+def test_kernels_that_are_changed_keep_their_precision(model):
+    """In bfloat16 a kernel swallows most of a change of a thousandth; summed in float32 and rounded once it does not."""
+    params, _ = load_weights(model)
+    flat = flatten_dict(params, sep="/")
+    lora = unflatten_dict(new_lora(flat, "denoiser/mid/attention_0/attn1/to_q", 2, 0), sep="/")
+    described = describe_state({**params, **lora}, lambda path: path.startswith(LORA), optax.sgd(1.0), np.dtype("bfloat16"))
+    kernels = described.frozen["denoiser"]["mid"]["attention_0"]["attn1"]
+    assert (kernels["to_q"]["kernel"].dtype, kernels["to_k"]["kernel"].dtype) == (np.float32, np.dtype("bfloat16"))

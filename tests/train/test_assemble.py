@@ -1,5 +1,7 @@
 """The model of a run: which networks it has, and where their first parameters come from."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from champ_jax.checkpoint.weights import save_weights
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
-from champ_jax.train.assemble import assemble
+from champ_jax.train.assemble import _of_faces, assemble
 from tests.train.conftest import UNET
 
 
@@ -68,3 +70,14 @@ def test_single_networks_from_elsewhere(small, tmp_path):
     config.init = {"clip": given}
     with pytest.raises(UserError, match="has no clip"):
         assembled(config)
+
+
+def test_width_of_the_faces():
+    """A new network takes the records'; one that has weights keeps its own, and records without faces show it none."""
+    records = lambda width: SimpleNamespace(infos=[SimpleNamespace(face_dim=width), SimpleNamespace(face_dim=0)])  # noqa: E731
+    assert _of_faces({"layers": 0}, records(128)) == {"layers": 0, "embedding": 128}
+    assert _of_faces({"embedding": 512}, records(0)) == {"embedding": 512}
+    with pytest.raises(UserError, match="these records have none"):
+        _of_faces({}, records(0))
+    with pytest.raises(UserError, match="of 512 numbers, and the records have 128"):
+        _of_faces({"embedding": 512}, records(128))
