@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from champ_jax.audio.one_at_a_time import one_at_a_time
+
 BEAT_RATE = 24_000
 BEAT_HOP = 256  # 10.7 ms; librosa's default 512 at 22,050 Hz quantises beats to 23 ms
 BEAT_WINDOW = 1024
@@ -31,7 +33,8 @@ def track_beats(audio: np.ndarray, rate: int) -> np.ndarray:
     envelope = librosa.onset.onset_strength(S=librosa.power_to_db(mel), n_fft=BEAT_WINDOW, aggregate=np.median, center=False, **frames)
     if not envelope.any():
         return np.zeros(0, np.float32)
-    _, beats = librosa.beat.beat_track(onset_envelope=envelope, start_bpm=BEAT_PRIOR_BPM, units="time", trim=False, **frames)
+    with one_at_a_time():
+        _, beats = librosa.beat.beat_track(onset_envelope=envelope, start_bpm=BEAT_PRIOR_BPM, units="time", trim=False, **frames)
     return beats.astype(np.float32)
 
 

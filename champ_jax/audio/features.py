@@ -22,6 +22,7 @@ from champ_jax.audio import spectra
 from champ_jax.audio.beats import beat_phase, resample, track_beats
 from champ_jax.audio.cens import OCTAVES, cens
 from champ_jax.audio.load import SILENCE_DB
+from champ_jax.audio.one_at_a_time import one_at_a_time
 from champ_jax.errors import UserError
 
 FEATURE_RATE = 24_000
@@ -140,8 +141,10 @@ def _fact35(audio, rate, fps, n_frames, beats):
     columns = jax.device_get(_fact_spectra(padded, centres, octave_centres, n_frames, fact_rate))[:n_frames]
     envelope = columns[:, 0]
     if beats is None and envelope.any():
-        tempo = librosa.feature.tempo(onset_envelope=envelope, sr=fact_rate, hop_length=FACT_HOP)[0]
-        _, beat_frames = librosa.beat.beat_track(onset_envelope=envelope, sr=fact_rate, hop_length=FACT_HOP, start_bpm=tempo, tightness=100)
+        times = {"onset_envelope": envelope, "sr": fact_rate, "hop_length": FACT_HOP}
+        with one_at_a_time():
+            tempo = librosa.feature.tempo(**times)[0]
+            _, beat_frames = librosa.beat.beat_track(start_bpm=tempo, tightness=100, **times)
     else:
         beat_frames = _beat_frames(() if beats is None else beats, fps)
     peaks = _peak_frames(envelope, fact_rate, FACT_HOP)
@@ -175,7 +178,8 @@ def _peak_frames(envelope, rate, hop):
     """Frames of note onsets in an onset envelope [F], picked by librosa."""
     import librosa
 
-    return librosa.onset.onset_detect(onset_envelope=envelope, sr=rate, hop_length=hop)
+    with one_at_a_time():
+        return librosa.onset.onset_detect(onset_envelope=envelope, sr=rate, hop_length=hop)
 
 
 def _beat_frames(beats, fps):
