@@ -100,7 +100,7 @@ def photos_after(clip: Clip, first: int, count: int) -> np.ndarray:
 
 def _flow(clip: Clip, truth: TruthClip) -> Flow | None:
     """The clip's own flow, at its own size; a point is seen where the next frame shows the same part of the body there."""
-    if not len(clip["flow"]) or clip.size != truth.frames.shape[1:3]:
+    if len(truth.frames) < 2 or not len(clip["flow"]) or clip.size != truth.frames.shape[1:3]:
         return None
     forward = np.stack([clip.flow(number) for number in range(len(truth.frames) - 1)])
     rows, columns = np.indices(clip.size)

@@ -117,7 +117,7 @@ def test_a_folder_in_use(small, tmp_path):
 def test_out_of_memory_says_what_to_change(small, tmp_path, monkeypatch):
     """Row 30, at run time."""
 
-    def step(state, batch):
+    def step(state, batch, seed):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
 
     compiled = loop.compile_step
