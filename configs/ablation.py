@@ -1,7 +1,8 @@
 """What each choice is worth: the old way, each choice alone, and all of them, on the same data, seeds and steps.
 
 Command:  champ-jax ablate --config configs/ablation.py --out runs/ablation
-          (ablation:gpu is larger, for one GPU; both say in docs/ablation.md how their people are rendered)
+          (ablation:long trains two variants four times as long; ablation:gpu is larger, for one GPU; docs/control.md says how the
+          people are rendered)
 Hardware: 2 CPU cores, 4 GB of memory; about 2 hours, in as many sittings as it takes. Expected: docs/ablation.md.
 """
 
@@ -9,9 +10,10 @@ from ml_collections import ConfigDict
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """preset "gpu": 256x256 pixels, wider networks, longer training, for one GPU of 80 GB."""
-    if preset not in ("", "gpu"):
-        raise ValueError("expected gpu or nothing")
+    """preset "long": the old way and encoders with the reference network, 2400 steps, one seed. "gpu": 256x256 pixels, wider networks, longer
+    training, for one GPU of 80 GB."""
+    if preset not in ("", "long", "gpu"):
+        raise ValueError("expected long, gpu or nothing")
     config = ConfigDict()
     config.seeds = (0, 1, 2)
     config.directory = "runs/ablation_data"
@@ -65,6 +67,11 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     # Of the split `test`: so many clips, and frames of each.
     config.test = ConfigDict({"clips": 12, "frames": 24, "references": 2})
+    if preset == "long":
+        config.seeds = (0,)
+        config.variants = (("old", ()), ("new", ("encoders", "reference")))
+        config.same.B.optim.steps = 2400
+        config.same.B.log.evaluate = 200
     if preset == "gpu":
         config.directory = "runs/ablation_data_256"
         config.same.vae.data.size = (256, 256)

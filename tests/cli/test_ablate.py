@@ -146,7 +146,7 @@ def test_bad_inputs_that_crash_and_a_stop(tmp_path, monkeypatch):
         bad_inputs.try_bad_inputs("w", "d")
 
 
-@pytest.mark.parametrize("preset", ["", "gpu"])
+@pytest.mark.parametrize("preset", ["", "long", "gpu"])
 def test_every_variant_is_a_model(preset, monkeypatch):
     config = load_config("ablation" + (f":{preset}" if preset else "")).unlock()
     config.directory = str(REPOSITORY / "assets" / "dancers")
