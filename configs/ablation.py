@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    """preset "long": the old way and encoders with the reference network, 2400 steps, one seed. "gpu": 256x256 pixels, wider networks, longer
-    training, for one GPU of 80 GB."""
+    """preset "long": the old way and encoders with the reference network, 2400 steps, one seed. "gpu": 256x256 pixels, wider
+    networks, longer training, for one GPU of 80 GB."""
     if preset not in ("", "long", "gpu"):
         raise ValueError("expected long, gpu or nothing")
     config = ConfigDict()
