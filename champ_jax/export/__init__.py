@@ -1,0 +1,1 @@
+"""Trained models for other runtimes and smaller numbers: quantisation, StableHLO, ONNX, TensorRT."""
