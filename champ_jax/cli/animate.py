@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     check_place(args.out)
     pipe = open_pipeline(args)
     with progress("animate") as on_progress:
-        video = pipe.animate(
+        rendering = pipe.render_animation(
             args.image, args.guidance, pose=args.pose, people=args.people, fps=args.fps, on_progress=on_progress, **sampling
         )
-    return finish(video, args)
+        return finish(rendering, args)

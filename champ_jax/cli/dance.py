@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     check_place(args.out)
     pipe = open_pipeline(args)
     with progress("dance") as on_progress:
-        video = pipe.dance(
+        rendering = pipe.render_dance(
             args.image, args.music, seconds=args.seconds, pose=args.pose, guidance=args.guidance, music_share=args.music_share,
             on_progress=on_progress, **sampling,
         )  # fmt: skip
-    return finish(video, args, audio=args.music)
+        return finish(rendering, args, audio=args.music)

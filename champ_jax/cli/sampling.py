@@ -35,6 +35,15 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, help="how strongly photo and maps are followed (default: the checkpoint's)")
     parser.add_argument("--guidance-strength", type=float, nargs=2, metavar=("FIRST", "LAST"), default=(1.0, 1.0),
                         help="what the maps count in the first denoising step and in the last (default: 1 1)")  # fmt: skip
+    parser.add_argument("--sampler", choices=("ddim", "dpm++", "unipc", "euler", "lcm"), help="how steps are taken; dpm++ and unipc "
+                        "need fewer, lcm is for distilled weights (default: the checkpoint's)")  # fmt: skip
+    parser.add_argument("--guidance-rescale", type=float, metavar="SHARE",
+                        help="0 to 1, holds strong guidance back from glaring colours (default: 0)")  # fmt: skip
+    parser.add_argument("--guidance-interval", type=float, nargs=2, metavar=("FIRST", "LAST"),
+                        help="guide only steps from FIRST to LAST, as shares of all; the others cost half (default: 0 1)")  # fmt: skip
+    parser.add_argument("--deep-every", type=int, metavar="STEPS",
+                        help="run the UNet's deeper levels every so many steps: faster, at a loss (default: 1, always)")  # fmt: skip
+    parser.add_argument("--anchor", action="store_true", default=None, help="let every window see the first frame")
     parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")
     parser.add_argument("--window", type=int, metavar="FRAMES", help="frames denoised together (default: the checkpoint's)")
     parser.add_argument("--overlap", type=int, metavar="FRAMES", help="frames that windows share (default: the checkpoint's)")
@@ -44,7 +53,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_sampling` asked for, as arguments of `Pipeline.animate` and `Pipeline.dance`; UserError for a wrong size."""
-    given = {name: getattr(args, name) for name in ("window", "overlap", "compat") if getattr(args, name) is not None}
+    names = ("sampler", "guidance_rescale", "guidance_interval", "deep_every", "anchor", "window", "overlap", "compat")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if "guidance_interval" in given:
+        given["guidance_interval"] = tuple(given["guidance_interval"])
     given["guidance_strength"] = tuple(args.guidance_strength)
     if args.photo_weights is not None:
         given["photo_weights"] = args.photo_weights
@@ -113,24 +125,30 @@ def progress(title: str, every: float = 10.0) -> Iterator[Callable[[int, int], N
     yield line
 
 
-def finish(video, args: argparse.Namespace, audio: Path | None = None) -> int:
-    """Saves the video and prints where it is: one line, or with --json an object; and says if the pose was made up."""
-    from champ_jax.infer.video import skeleton_path
+def finish(rendering, args: argparse.Namespace, audio: Path | None = None) -> int:
+    """Writes the video as its frames are done and prints where it is: one line, or with --json an object; says so if the pose was
+    made up, and what there is if it is interrupted."""
+    from champ_jax.infer.video import partial_path, skeleton_path
 
     out = args.out
-    video.save(out, audio=audio)
-    if video.metadata["pose_source"] == "standing":
+    try:
+        rendering.save(out, audio=audio)
+    except KeyboardInterrupt:
+        if rendering.done:
+            print(f"stopped: the first {rendering.done} of {rendering.count} frames are in {partial_path(out)}", file=sys.stderr)
+        raise
+    if rendering.metadata["pose_source"] == "standing":
         print(
             f"note: no pose was given for {args.image[0]}: a person standing in its middle is assumed. "
             f"Give --pose FILE, or put {args.image[0].with_suffix('.json').name} beside the photo.",
             file=sys.stderr,
         )
-    skeleton = skeleton_path(out) if video.skeleton is not None else None
+    skeleton = skeleton_path(out) if rendering.skeleton is not None else None
     if args.json:
-        shown = {key: value for key, value in video.metadata.items() if isinstance(value, (str, int, float))}
-        result = {"out": str(out), "skeleton": skeleton and str(skeleton), "frames": len(video.frames), "fps": video.fps, **shown}
+        shown = {key: value for key, value in rendering.metadata.items() if isinstance(value, (str, int, float))}
+        result = {"out": str(out), "skeleton": skeleton and str(skeleton), "frames": rendering.count, "fps": rendering.fps, **shown}
         print(json.dumps(result))
     else:
         beside = f"; its skeleton is {skeleton}" if skeleton else ""
-        print(f"{out}: {len(video.frames)} frames, {video.seconds:.1f} s{beside}")
+        print(f"{out}: {rendering.count} frames, {rendering.count / rendering.fps:.1f} s{beside}")
     return 0

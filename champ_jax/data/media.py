@@ -15,9 +15,10 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -216,16 +217,25 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
       UserError: missing, damaged, no image, or more pixels than any photo: refused by what its first bytes say, before it is unpacked.
     """
+    return _read_image(path, lambda image: to_rgb(ImageOps.exif_transpose(image)))
+
+
+def check_image(path: str | os.PathLike) -> None:
+    """Raises UserError as `read_image` would, as far as can be told without unpacking the pixels."""
+    _read_image(path, lambda image: image.verify())
+
+
+def _read_image(path: str | os.PathLike, use: Callable[[Image.Image], Any]) -> Any:
     path = Path(path)
 
-    def read(file: int) -> np.ndarray:
+    def read(file: int):
         with os.fdopen(os.dup(file), "rb") as stream, Image.open(stream, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
             if image.width * image.height > MOST_IMAGE_PIXELS:
                 raise UserError(f"{shown(path)}: {image.width}x{image.height} pixels; at most {MOST_IMAGE_PIXELS} are taken")
             # Cameras put several views into one JPEG (MPO), of which the first is the photo.
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise UserError(f"{shown(path)}: an animation of {image.n_frames} images, where one is expected")
-            return to_rgb(ImageOps.exif_transpose(image))
+            return use(image)
 
     try:
         return _open(path, read)

@@ -20,6 +20,26 @@ def windows(n: int, size: int, overlap: int) -> list[list[int]]:
     return [list(range(start, start + size)) for start in starts]
 
 
+def shifted_windows(n: int, size: int, overlap: int, step: int) -> list[list[int]]:
+    """As `windows`, moved from one sampling step to the next, so that no frame is near a window's end in every step.
+
+    The first window stays at frame 0, the last ends at frame n - 1, and those between move by as much as they overlap more
+    than they need to; long clips that leave them too little room get one window more, which is at most a tenth.
+    """
+    _check(n, size, overlap)
+    if n <= size:
+        return [list(range(n))]
+    stride, last = size - overlap, n - size
+    count = ceil(last / stride) + 1
+    room = (count - 1) * stride - last
+    if room < stride // 2 and count >= 10:
+        count, room = count + 1, room + stride
+    # Multiples of the golden ratio spread evenly however many there are.
+    offset = round(step * 0.6180339887 % 1 * min(room, stride - 1))
+    starts = [0] + [min(max(i * stride - offset, 0), last) for i in range(1, count)]
+    return [list(range(start, start + size)) for start in starts]
+
+
 def window_weights(frames: list[list[int]], blend: str = "triangular") -> np.ndarray:
     """Weights [windows, size] float32 with which predictions of the windows are averaged; over every frame they sum to 1.
 

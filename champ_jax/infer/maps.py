@@ -1,12 +1,17 @@
-"""A folder of guidance maps, one sub-folder a kind, read and checked as CHAMP lays it out."""
+"""Guidance maps that are read or drawn frame by frame, and folders of them, checked as CHAMP lays them out."""
+
+from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from champ_jax.data.media import check_image
 from champ_jax.data.sources import IMAGE_SUFFIXES, in_order
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
@@ -15,16 +20,55 @@ from champ_jax.pose.draw import draw_clip
 from champ_jax.pose.skeleton import J
 
 
-def load_guidance(
-    folder: str | os.PathLike, kinds: tuple[str, ...], size: tuple[int, int]
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+class ImageMaps:
+    """Images of a folder, fitted to one size and read when they are asked for: like an array u8 [F,H,W,3]."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, files: Mapping[str, Path], size: tuple[int, int], resample: Image.Resampling, mask: ImageMaps | None = None):
+        """files: by name, in order; all are opened once, so that a broken one is found before anything is computed.
+        mask: blackens where it is 0. Raises UserError for what is no image."""
+        self.shape = (len(files), *size, 3)
+        self._files, self._resample, self._mask = list(files.values()), resample, mask
+        for path in self._files:
+            check_image(path)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        """u8 [m,H,W,3] of frames `index` [m]."""
+        index = np.arange(len(self))[index]
+        images = np.stack([fit(load_image(self._files[i]), self.shape[1:3], self._resample)[0] for i in index])
+        return images if self._mask is None else images * (self._mask[index].max(-1, keepdims=True) > 0)
+
+
+class DrawnMaps:
+    """Skeletons of a clip, drawn when they are asked for: like an array u8 [F,H,W,3]."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int]):
+        """keypoints: [F,J,2] pixels of frames of `size` (height, width). confidence: [F,J] 0..1."""
+        self.shape = (len(keypoints), *size, 3)
+        self._keypoints, self._confidence = keypoints, confidence
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        """u8 [m,H,W,3] of frames `index` [m]."""
+        return draw_clip(self._keypoints[index], self._confidence[index], self.shape[1:3])
+
+
+def open_guidance(folder: str | os.PathLike, kinds: tuple[str, ...], size: tuple[int, int]) -> dict[str, Any]:
     """The maps of `folder` that a checkpoint with `kinds` can use, fitted to `size` (height, width).
 
     folder holds depth/, normal/, semantic_map/, dwpose/ with one image a frame, in the order of the numbers in their
     names and matched by name, and mask/ if
     semantic_map is there: where the mask is 0 the semantic map is blackened, as in CHAMP. Instead of dwpose/ it may hold
     keypoints.npz: keypoints [F,134,2] in pixels, confidence [F,134], size [2] = (height, width) of the frame.
-    Returns maps {kind: u8 [F,*size,3]} and the mask u8 [F,*size] of 0/1, or None without mask/.
+    Returns maps {kind: u8 [F,*size,3]}, each an array or what is read like one, frame by frame.
     Raises UserError when the folder, a map or a frame is missing, or nothing in it is of a kind the checkpoint knows.
     """
     folder = Path(folder)
@@ -39,25 +83,22 @@ def load_guidance(
     if "semantic_map" in present and "mask" not in files:
         raise UserError(f"{folder}: semantic_map/ needs mask/ beside it, to tell the person from the background")
     _check_same_frames(folder, {name: files[name] for name in (*present, "mask") if name in files})
-    maps = {kind: _stack(files[kind], size, Image.Resampling.BICUBIC) for kind in present}
-    mask = None
-    if "mask" in files:
-        mask = (_stack(files["mask"], size, Image.Resampling.NEAREST).max(-1) > 0).astype(np.uint8)
-    if "semantic_map" in maps:
-        maps["semantic_map"] = maps["semantic_map"] * mask[..., None]
+    mask = ImageMaps(files["mask"], size, Image.Resampling.NEAREST) if "semantic_map" in present else None
+    masks = {"semantic_map": mask}
+    maps: dict[str, Any] = {kind: ImageMaps(files[kind], size, Image.Resampling.BICUBIC, masks.get(kind)) for kind in present}
     if drawn:
-        maps["dwpose"] = _draw(folder / "keypoints.npz", size)
+        maps["dwpose"] = _drawn(folder / "keypoints.npz", size)
     counts = {kind: len(frames) for kind, frames in maps.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"{folder}: the maps have different numbers of frames: {counts}")
-    return {kind: maps[kind] for kind in kinds if kind in maps}, mask
+    return {kind: maps[kind] for kind in kinds if kind in maps}
 
 
-def load_instances(folder: Path, size: tuple[int, int]) -> np.ndarray | None:
-    """Who each pixel belongs to, u8 [F,*size]: the grey values of folder/instances/*.png, 0 for nobody; None without that folder."""
+def open_instances(folder: Path, size: tuple[int, int]) -> ImageMaps | None:
+    """Who each pixel belongs to, u8 [F,*size,3]: the grey values of folder/instances/*.png, 0 for nobody; None without that folder."""
     if not (folder / "instances").is_dir():
         return None
-    return _stack(_images(folder / "instances"), size, Image.Resampling.NEAREST)[..., 0]
+    return ImageMaps(_images(folder / "instances"), size, Image.Resampling.NEAREST)
 
 
 def _images(folder: Path) -> dict[str, Path]:
@@ -83,12 +124,8 @@ def _check_same_frames(folder: Path, files: dict[str, dict[str, Path]]) -> None:
             )
 
 
-def _stack(files: dict[str, Path], size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
-    return np.stack([fit(load_image(path), size, resample)[0] for path in files.values()])
-
-
-def _draw(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The skeleton map u8 [F,*size,3] of keypoints.npz."""
+def _drawn(path: Path, size: tuple[int, int]) -> DrawnMaps:
+    """The skeletons of keypoints.npz."""
     try:
         with np.load(path) as values:
             keypoints, confidence, frame = (np.asarray(values[k], np.float32) for k in ("keypoints", "confidence", "size"))
@@ -100,4 +137,4 @@ def _draw(path: Path, size: tuple[int, int]) -> np.ndarray:
         raise UserError(f"{path}: size is {frame.tolist()}; expected (height, width) of the frame in pixels")
     scale = max(size[0] / frame[0], size[1] / frame[1])
     offset = (np.array(size[::-1]) - scale * frame[::-1]) / 2
-    return draw_clip(keypoints * scale + offset, confidence, size)
+    return DrawnMaps(keypoints * scale + offset, confidence, size)

@@ -1,6 +1,6 @@
 """Guidance of a video: given maps, the skeleton that music drives, or both mixed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,21 +12,34 @@ MUSIC_SHARE = 0.7
 
 
 class Maps(NamedTuple):
-    """kinds: G names, "music" for the skeleton that music drives. pixels: u8 [F,G,H,W,3]. weights: f32 [F,G], what each
-    counts in each frame."""
+    """Guidance of a clip of `count` frames.
 
-    kinds: tuple[str, ...]
-    pixels: np.ndarray
-    weights: np.ndarray
+    of: kind, or "music" for the skeleton that music drives, to (maps, weights): maps u8 [F or more,H,W,3], an array or what is
+    read like one (infer/maps.py); weights f32 [F], what the maps count in each frame.
+    """
+
+    count: int
+    of: Mapping[str, tuple[Any, np.ndarray]]
+
+    def read(self, kinds: Sequence[str], index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Frames `index` [m] for `kinds`: u8 [m,G,H,W,3] and weights f32 [m,G], both 0 for kinds that are not there."""
+        shape = next(iter(self.of.values()))[0].shape[1:]
+        pixels = np.zeros((len(index), len(kinds), *shape), np.uint8)
+        weights = np.zeros((len(index), len(kinds)), np.float32)
+        for i, kind in enumerate(kinds):
+            if kind in self.of:
+                maps, counts = self.of[kind]
+                pixels[:, i], weights[:, i] = maps[index], counts[index]
+        return pixels, weights
 
 
-def whole(guidance: Mapping[str, np.ndarray]) -> Maps:
+def whole(guidance: Mapping[str, Any]) -> Maps:
     """Maps {kind: u8 [F,H,W,3]} that all count 1."""
-    pixels = np.stack(list(guidance.values()), 1)
-    return Maps(tuple(guidance), pixels, np.ones(pixels.shape[:2], np.float32))
+    count = len(next(iter(guidance.values())))
+    return Maps(count, {kind: (maps, np.ones(count, np.float32)) for kind, maps in guidance.items()})
 
 
-def mix_with_music(guidance: Mapping[str, np.ndarray], skeleton: np.ndarray, share: float | Mapping[str, Any] | np.ndarray) -> Maps:
+def mix_with_music(guidance: Mapping[str, Any], skeleton: Any, share: float | Mapping[str, Any] | np.ndarray) -> Maps:
     """The music's skeleton u8 [F,H,W,3] and given maps {kind: u8 [F or more,H,W,3]}, whose frames beyond F are left out.
 
     share: what the music counts, 0 to 1: a number, one for each frame [F], or {kind: either} (MUSIC_SHARE for kinds left out).
@@ -42,9 +55,8 @@ def mix_with_music(guidance: Mapping[str, np.ndarray], skeleton: np.ndarray, sha
     if unknown:
         raise UserError(f"music share of {', '.join(unknown)}: the guidance has {', '.join(guidance)}")
     shares = {kind: _share(of.get(kind, MUSIC_SHARE), frames) for kind in (*guidance, "dwpose")}
-    weights = [shares["dwpose"], *(1 - shares[kind] for kind in guidance)]
-    pixels = [skeleton, *(maps[:frames] for maps in guidance.values())]
-    return Maps(("music", *guidance), np.stack(pixels, 1), np.stack(weights, 1).astype(np.float32))
+    mixed = {kind: (maps, 1 - shares[kind]) for kind, maps in guidance.items()}
+    return Maps(frames, {"music": (skeleton, shares["dwpose"]), **mixed})
 
 
 def _share(value: Any, frames: int) -> np.ndarray:

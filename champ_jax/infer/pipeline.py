@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from champ_jax.convert.own_lora import read_lora
 from champ_jax.data.faces import FaceModel
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
-from champ_jax.infer.maps import load_guidance, load_instances
+from champ_jax.infer.maps import DrawnMaps, open_guidance, open_instances
 from champ_jax.infer.mix import MUSIC_SHARE, Maps, mix_with_music, whole
 from champ_jax.infer.music import music_to_pose
-from champ_jax.infer.people import Person, check_instances, owners, who
+from champ_jax.infer.people import Person, check_instances, who
 from champ_jax.infer.photo import load_photos
-from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
+from champ_jax.infer.rendering import Rendering
+from champ_jax.infer.ring import FrameConditions, Seen
+from champ_jax.infer.sample import SampleSettings, initial_noise, make_table, sample_frames
 from champ_jax.infer.video import Video
 from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
 from champ_jax.models.clip import clip_resize
@@ -36,9 +38,9 @@ from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.vae import vae_images, vae_latents
 from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
-from champ_jax.pose.draw import draw_clip
 
 DECODE_FRAMES = 8
+PHOTOS = (1, 2, 4, 8)
 Progress = Callable[[int, int], None]
 
 
@@ -48,7 +50,7 @@ class PipelineSettings:
 
     size: (height, width) the model was trained at. fps: frames a second of its videos. motion_fps: rate of M2P's poses.
     music_spec: the music features M2P reads, motion_window frames at a time. guidance_strength: what the guidance was
-    multiplied by at the end of training. window, overlap, steps, guidance_scale: defaults of sampling.
+    multiplied by at the end of training. window, overlap, steps, sampler, guidance_scale: defaults of sampling.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -60,6 +62,7 @@ class PipelineSettings:
     window: int = 24
     overlap: int = 4
     steps: int = 20
+    sampler: str = "ddim"
     guidance_scale: float = 3.5
 
 
@@ -96,16 +99,24 @@ class Pipeline:
         """The kinds of guidance map the model understands."""
         return self.config.kinds
 
-    def animate(
+    def animate(self, image: Any, guidance: Mapping[str, Any] | str | os.PathLike, **options: Any) -> Video:
+        """The person of a photo, or of several, moving as guidance maps say: `render_animation`, whole, in memory."""
+        return self.render_animation(image, guidance, **options).video()
+
+    def dance(self, image: Any, song: str | os.PathLike, **options: Any) -> Video:
+        """The person of a photo dances to a song: `render_dance`, whole, in memory."""
+        return self.render_dance(image, song, **options).video()
+
+    def render_animation(
         self,
         image: Any,
-        guidance: Mapping[str, np.ndarray] | str | os.PathLike,
+        guidance: Mapping[str, Any] | str | os.PathLike,
         *,
         pose: Any = None,
         face: np.ndarray | None = None,
         photo_weights: Sequence[float] | None = None,
         people: Sequence[int] | None = None,
-        instances: np.ndarray | None = None,
+        instances: Any = None,
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         seed: int = 0,
@@ -113,12 +124,13 @@ class Pipeline:
         guidance_scale: float | None = None,
         on_progress: Progress | None = None,
         **sampling: Any,
-    ) -> Video:
-        """The person of a photo, or of several, moving as guidance maps say.
+    ) -> Rendering:
+        """The person of a photo, or of several, moving as guidance maps say, frame by frame as they are done.
 
         image: path, PIL image or u8 [H,W,3], fitted to `size` (height, width; the model's own by default); a list of up to 8
         are photos of one person, of different poses or views, or with `instances` of several people.
-        guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, or a folder (see maps.load_guidance).
+        guidance: {kind: u8 [F,*size,3]} of any of the kinds the model knows, arrays or what is read like them, or a folder (see
+        maps.open_guidance).
         pose: the photo's pose, as in `photo.load_photo`, or a list; only models with `reference_pose` look at it.
         face: embedding [E] of the face; by default the mean of the photos' own. photo_weights: what each photo counts, all alike.
         instances: u8 [F,*size], who each pixel of each frame belongs to: 0 nobody, then 1, 2 and on (or the folder's
@@ -127,7 +139,7 @@ class Pipeline:
         fps: of the result. steps, guidance_scale: of sampling; on_progress(done, total) is called as it goes on.
         sampling: further fields of SampleSettings. Same seed, same video. The skeleton of the result is the dwpose map; its
         metadata says what made it and how long that took, compiling included.
-        Raises UserError for images, maps or sizes that do not fit.
+        Raises UserError for images, maps or sizes that do not fit, before anything is computed.
         """
         began = time.perf_counter()
         size = self._check_size(size)
@@ -135,22 +147,22 @@ class Pipeline:
         photos = load_photos(image, size, pose, self.faces)
         if isinstance(guidance, (str, os.PathLike)):
             folder = Path(guidance)
-            guidance, _ = load_guidance(folder, self.kinds, size)
-            instances = load_instances(folder, size) if instances is None else instances
+            guidance = open_guidance(folder, self.kinds, size)
+            instances = open_instances(folder, size) if instances is None else instances
         self._check_guidance(guidance, size)
         maps = whole(guidance)
         person = who(photos, photo_weights, face)
         if instances is not None:
-            check_instances(instances, len(maps.pixels), size)
             shown = list(people or range(1, len(photos) + 1))
             if len(shown) != len(photos):
                 raise UserError(f"people {shown}: say of each of {len(photos)} photos whom it shows")
-            person = person._replace(face=None, owners=owners(instances, shown, person.weights))
-        frames, first = self._render(person, maps, seed, settings, on_progress)
-        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source, **_times(began, first)}
-        return Video(frames, fps or self.settings.fps, guidance.get("dwpose"), metadata)
+            check_instances(instances, maps.count, size, shown, person.weights)
+            person = person._replace(face=None, instances=instances, people=shown)
+        metadata = {"seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source}
+        frames = self._frames(person, maps, seed, settings, on_progress)
+        return Rendering(frames, maps.count, size, fps or self.settings.fps, guidance.get("dwpose"), metadata, began)
 
-    def dance(
+    def render_dance(
         self,
         image: Any,
         song: str | os.PathLike,
@@ -159,7 +171,7 @@ class Pipeline:
         pose: Any = None,
         face: np.ndarray | None = None,
         photo_weights: Sequence[float] | None = None,
-        guidance: Mapping[str, np.ndarray] | str | os.PathLike | None = None,
+        guidance: Mapping[str, Any] | str | os.PathLike | None = None,
         music_share: float | Mapping[str, Any] | np.ndarray = MUSIC_SHARE,
         size: tuple[int, int] | None = None,
         seed: int = 0,
@@ -167,14 +179,14 @@ class Pipeline:
         guidance_scale: float | None = None,
         on_progress: Progress | None = None,
         **sampling: Any,
-    ) -> Video:
-        """The person of a photo dances to a song: music to poses, poses to a drawn skeleton, skeleton to frames.
+    ) -> Rendering:
+        """The person of a photo dances to a song: music to poses, poses to a drawn skeleton, skeleton to frames as they are done.
 
         image: a photo, or a list of photos of one person; the first one's pose is where the dance starts.
         song: wav, flac, ogg or mp3. seconds: how much of it; all by default. pose: the photo's pose, as in
         `photo.load_photo`. guidance: maps to mix with the skeleton that music drives, as in `animate`, one for each frame of
         the video. music_share: what the music counts beside them, 0 to 1, for all, for each frame [F], or {kind: either}; the
-        skeleton of the music counts that, a given map the rest. The rest as in `animate`. The result's metadata holds the
+        skeleton of the music counts that, a given map the rest. The rest as in `render_animation`. The result's metadata holds the
         dance at the rate `motion_fps`, keypoints [T,J,2] in pixels and confidence [T,J], and where the photo's pose came from.
         Raises UserError for a photo or song that cannot be used, and for models without M2P or skeleton guidance.
         """
@@ -191,21 +203,21 @@ class Pipeline:
         person = who(photos, photo_weights, face)
         motion = music_to_pose(self, dataclasses.replace(photos[0], face=person.face), audio, rate, duration)
         shown = self._video_frames(duration, len(motion.keypoints))
-        skeleton = draw_clip(motion.keypoints[shown], motion.confidence[shown], size)
+        skeleton = DrawnMaps(motion.keypoints[shown], motion.confidence[shown], size)
         maps = whole({"music": skeleton})
         if guidance is not None:
             if isinstance(guidance, (str, os.PathLike)):
-                guidance, _ = load_guidance(guidance, self.kinds, size)
+                guidance = open_guidance(guidance, self.kinds, size)
             self._check_guidance(guidance, size)
             maps = mix_with_music(guidance, skeleton, music_share)
         if person.face is not None:
             person = person._replace(face=motion.face[shown])
-        frames, first = self._render(person, maps, seed, settings, on_progress)
         metadata = {
-            "seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source, **_times(began, first),
+            "seed": seed, **dataclasses.asdict(settings), "pose_source": photos[0].pose_source,
             "keypoints": motion.keypoints, "confidence": motion.confidence, "motion_fps": self.settings.motion_fps,
         }  # fmt: skip
-        return Video(frames, self.settings.fps, skeleton, metadata)
+        frames = self._frames(person, maps, seed, settings, on_progress)
+        return Rendering(frames, maps.count, size, self.settings.fps, skeleton, metadata, began)
 
     def _video_frames(self, seconds: float, poses: int) -> np.ndarray:
         """Which of `poses` at motion_fps each video frame shows, int [F]; F = the whole frames in `seconds`, at least 1."""
@@ -213,37 +225,46 @@ class Pipeline:
         index = np.round(np.arange(count) * self.settings.motion_fps / self.settings.fps).astype(int)
         return np.minimum(index, poses - 1)
 
-    def _render(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> tuple[np.ndarray, float]:
-        """(frames u8 [F,H,W,3] of guidance maps, the clock's time when the first of them was there)."""
+    def _frames(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> Iterator[np.ndarray]:
+        """Frames u8 [m,H,W,3] of guidance maps, as they are done."""
         functions, params = self._functions, self.params
+        initial_noise(seed, 1, (1, 1, 1))  # says at once what is wrong with the seed
+        # So that few shapes are compiled for any number of photos.
+        person = person.padded(next(size for size in PHOTOS if size >= len(person.images)))
         seen, tokens, context = functions.encode_photos(params, person.images, person.skeletons, person.weights)
-        count = len(maps.pixels)
-        window = min(settings.window, count)
-        strength = self.settings.guidance_strength
-        encoded = in_chunks(
-            lambda pixels, weights: strength * functions.encode_guidance(params, maps.kinds, pixels, weights),
-            (maps.pixels, maps.weights), window,
-        )  # fmt: skip
-        frames: dict[str, np.ndarray] = {}
-        if self.config.face_id and person.face is not None:
-            faces = np.atleast_2d(person.face).astype(np.float32)
-            found = in_chunks(lambda face: functions.encode_face(params, face, context), (faces,), min(len(faces), window))
-            frames["face"] = np.broadcast_to(found, (count, *found.shape[1:]))
         height, width = (side // self.config.vae.downsampling for side in person.images.shape[1:3])
-        if person.owners is not None:
-            frames["weight"] = person.weights_of_cells((height, width))
-            context = tokens
-        noise = initial_noise(seed, count, (height, width, self.config.vae.latent_channels))
-        conditions = Conditions(encoded, seen, context, frames)
-        latents = sample_latents(functions.denoise, params, noise, conditions, self.schedule, settings, on_progress)
-        ready: list[float] = []
+        shape = (height, width, self.config.vae.latent_channels)
+        kinds = (*self.kinds, *(("music",) if "dwpose" in self.kinds else ()))
+        face = None
+        if self.config.face_id and person.face is not None:
+            face = np.broadcast_to(person.face, (maps.count, person.face.shape[-1])).astype(np.float32)
 
-        def decode(chunk: np.ndarray) -> np.ndarray:
-            images = np.asarray(functions.decode(params, chunk))
-            ready.append(time.perf_counter())
-            return images
+        def given(first: int, size: int) -> tuple[np.ndarray, FrameConditions]:
+            index = np.minimum(np.arange(first, first + size), maps.count - 1)
+            frames = {}
+            if face is not None:
+                frames["face"] = functions.encode_face(params, face[index], context)
+            if person.instances is not None:
+                frames["weight"] = person.weights_of_cells((height, width), index)
+            guidance = functions.encode_guidance(params, self.settings.guidance_strength, *maps.read(kinds, index))
+            return initial_noise(seed, size, shape, first)[0], FrameConditions(guidance, frames or None)
 
-        return in_chunks(decode, (latents[0],), min(DECODE_FRAMES, count)), ready[0]
+        latents = sample_frames(
+            functions.denoise, params, maps.count, given, Seen(seen, context if person.instances is None else tokens),
+            self.schedule, settings, seed, on_progress,
+        )  # fmt: skip
+        return self._decoded(latents, maps.count, shape)
+
+    def _decoded(self, latents: Iterator[np.ndarray], count: int, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+        """Frames u8 [m,H,W,3] of latents [m,*shape], `count` altogether."""
+        waiting, left = np.zeros((0, *shape), np.float32), count
+        for found in latents:
+            waiting = np.concatenate([waiting, found])
+            while len(waiting) >= min(DECODE_FRAMES, left) > 0:
+                chunk = waiting[np.minimum(np.arange(DECODE_FRAMES), len(waiting) - 1)]
+                frames = np.asarray(self._functions.decode(self.params, chunk))[:left]
+                waiting, left = waiting[DECODE_FRAMES:], left - len(frames)
+                yield frames
 
     def _sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
         own = self.settings
@@ -251,12 +272,15 @@ class Pipeline:
         for name in sampling:
             if name not in known:
                 raise TypeError(f"unknown argument {name!r}; sampling takes {', '.join(sorted(known))}")
-        values = {"window": own.window, "overlap": own.overlap, **sampling}
+        defaults = {name: getattr(own, name) for name in ("window", "overlap", "sampler")}
+        values = {**defaults, "window_batch": jax.local_device_count(), **sampling}
         values["steps"] = own.steps if steps is None else steps
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
         # Without a reference both halves of the guidance would be the same.
         values["guidance_scale"] = scale if self.config.reference else 1.0
-        return SampleSettings(**values)
+        settings = SampleSettings(**values)
+        make_table(self.schedule, settings)
+        return settings
 
     def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         size = tuple(size or self.settings.size)
@@ -276,11 +300,6 @@ class Pipeline:
                     f"guidance {kind} is {maps.dtype}{list(maps.shape)}: expected uint8 [{count or 'frames'},"
                     f"{size[0]},{size[1]},3], at least one frame and equally many of each kind"
                 )
-
-
-def _times(began: float, first: float) -> dict[str, float]:
-    """What a video took so far, and how long its first frame took: seconds since the clock showed `began`."""
-    return {"seconds": time.perf_counter() - began, "first_frame_seconds": first - began}
 
 
 class _Functions:
@@ -307,25 +326,32 @@ class _Functions:
             features = reference_features(model.reference, latents, tokens, pose, coarse=bool(config.unet.coarse))
             return {"reference": project_reference(model.denoiser, features), "weight": weights[None]}, tokens, context
 
-        def encode_guidance(params, kinds, maps, weights):
-            """u8 [F,G,H,W,3] with the maps of `kinds` along G, f32 [F,G] what each counts -> [F,h,w,D0]."""
+        def encode_guidance(params, strength, maps, weights):
+            """u8 [F,G,H,W,3] with the maps of the model's kinds along G, then the skeleton of the music if there is dwpose, and
+            f32 [F,G], what each counts -> [F,h,w,D0], times `strength`. A kind that counts nothing costs nothing."""
             model = merge(graphdef, params)
-            maps = maps.astype(jnp.float32)[None] / 255
-            each = {kind: (maps[:, :, i], weights[None, :, i]) for i, kind in enumerate(kinds)}
-            music = each.pop("music", None)
-            given, counts = ({kind: pair[i] for kind, pair in each.items()} for i in (0, 1))
-            return fuse_guidance(model.guidance, given, counts, model.fusion, music)[0]
+
+            def encode(kind, i):
+                run = lambda x: model.guidance[kind](x.astype(jnp.float32)[None] / 255)  # noqa: E731
+                nothing = lambda x: jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), jax.eval_shape(run, x))  # noqa: E731
+                return jax.lax.cond((weights[:, i] != 0).any(), run, nothing, maps[:, i])
+
+            encoded = {kind: encode(kind, i) for i, kind in enumerate(config.kinds)}
+            counts = {kind: weights[None, :, i] for i, kind in enumerate(config.kinds)}
+            music = (encode("dwpose", -1), weights[None, :, -1]) if "dwpose" in config.kinds else None
+            as_it_is = dict.fromkeys(config.kinds, lambda x: x)
+            return strength * fuse_guidance(as_it_is, encoded, counts, model.fusion, music)[0]
 
         def encode_face(params, faces, context):
             """Faces [F,E], context [1,1,Dc] -> tokens [F,n,Dc]."""
             return merge(graphdef, params).face_id(faces, jnp.repeat(context, len(faces), 0))
 
-        def denoise(params, latents, t, context, guidance, person, frames):
+        def denoise(params, latents, t, context, guidance, person, frames, deep=None, return_deep=False):
             person, frames = person or {}, frames or {}
             face = (frames["face"], jnp.ones(len(latents))) if "face" in frames else None
             return merge(graphdef, params).denoiser(
                 network_input(schedule, latents, t), t, context, guidance, person.get("reference"),
-                frames.get("weight", person.get("weight")), face,
+                frames.get("weight", person.get("weight")), face, deep=deep, return_deep=return_deep,
             )  # fmt: skip
 
         def decode(params, latents):
@@ -335,7 +361,7 @@ class _Functions:
 
         self.encode_photos = jax.jit(encode_photos)
         self.encode_face = jax.jit(encode_face)
-        self.encode_guidance = jax.jit(encode_guidance, static_argnums=1)
+        self.encode_guidance = jax.jit(encode_guidance)
         self.denoise = denoise
         self.decode = jax.jit(decode)
 

@@ -1,39 +1,28 @@
-"""Latents of a clip of any length: DDIM with classifier-free guidance over overlapping windows of frames.
+"""Latents of a clip of any length: one compiled loop over denoising passes of windows, over a ring of the frames under way.
 
-The clip lies in host memory and windows of one fixed shape go through the device, so device memory and compile time do
-not grow with the clip.
+The host says which window takes which step next (infer/wavefront.py), puts in frames and takes out those that are done; the
+rest happens on the device. Shapes do not depend on the clip: neither do memory and compile time.
 """
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from champ_jax.diffusion.guidance import classifier_free
-from champ_jax.diffusion.samplers import ddim_step, previous_timesteps, timesteps
+from champ_jax.diffusion.samplers import SAMPLERS, make_steps
 from champ_jax.diffusion.schedule import Schedule
-from champ_jax.diffusion.windows import champ_windows, window_weights, windows
 from champ_jax.errors import UserError
-
-# denoise(params, latents [B,F,h,w,C], t, context [B,L,Dc], guidance [B,F,h,w,D0], person, frames) -> [B,F,h,w,C].
-# `person` and `frames` are trees of arrays [B,...] and [B,F,...], or None where no photo is seen. Compared by identity for
-# the compile cache: make it once.
-Denoise = Callable[..., jax.Array]
+from champ_jax.infer.ring import Denoise, FrameConditions, Seen, Static, Table, empty_ring, make_orders, put, run_orders, take
+from champ_jax.infer.wavefront import Round, capacity, make_plan, rounds
 
 
 class Conditions(NamedTuple):
-    """What is known about one clip before its frames are drawn.
-
-    guidance: [F,h,w,D0], the fused output of the guidance encoders (host).
-    person: tree of arrays [1,...] of what the photos say: keys and values by block, what each photo counts, the face.
-    context: [1,L,Dc], the photos' image tokens.
-    frames: tree of arrays [F,...] of what they say of each frame (host): which photo which cell reads, the face; None for nothing.
-    """
+    """What is known about a clip that lies in memory: guidance [F,h,w,D0] and frames, a tree of [F,...] or None, as in
+    `FrameConditions`; person and context as in `Seen`."""
 
     guidance: np.ndarray
     person: Any
@@ -45,26 +34,44 @@ class Conditions(NamedTuple):
 class SampleSettings:
     """How a clip is sampled.
 
-    steps: DDIM steps. guidance_scale: strength of classifier-free guidance; 1 switches it off at half the cost.
+    steps: denoising steps. sampler: one of SAMPLERS.
+    guidance_scale: strength of classifier-free guidance; 1 switches it off at half the cost.
+    guidance_rescale: how far guided predictions are scaled back to the spread of unguided ones, 0 to 1 (arXiv 2305.08891).
+    guidance_interval: the first and the last step that are guided, as shares of all, 0 to 1 (arXiv 2404.07724).
     guidance_strength: what the maps count in the first step and in the last, and in a straight line between.
     window, overlap: frames denoised together and shared by neighbours. window_batch: windows denoised at once.
+    anchor: whether every window sees frame 0 in the place of its own first (MimicMotion's way, arXiv 2406.19680): all frames
+      then depend on it.
+    deep_every: the UNet's deeper levels run in every so many steps, and are taken from the last time in the others
+      (DeepCache, arXiv 2312.00858); 1 always runs them. It is the only setting here that saves time at a loss.
     compat: "champ" reproduces CHAMP's pipeline: windows that wrap around the end of the clip, a plain mean where they
       overlap, and diffusers' previous timesteps.
     """
 
     steps: int = 20
+    sampler: str = "ddim"
     guidance_scale: float = 3.5
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_strength: tuple[float, float] = (1.0, 1.0)
     window: int = 24
     overlap: int = 4
     window_batch: int = 1
+    anchor: bool = False
+    deep_every: int = 1
     compat: str = ""
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}: sampling needs at least 1")
+        if self.steps < 1 or self.deep_every < 1:
+            raise UserError(f"steps is {self.steps}, deep_every {self.deep_every}: sampling needs at least 1 of each")
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"sampler is {self.sampler!r}: give one of {', '.join(SAMPLERS)}")
         if not 1 <= self.guidance_scale < np.inf:
             raise UserError(f"guidance scale is {self.guidance_scale}: give 1 (no guidance) or more")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise UserError(f"guidance rescale is {self.guidance_rescale}: give a number from 0 to 1")
+        if len(self.guidance_interval) != 2 or not 0 <= self.guidance_interval[0] <= self.guidance_interval[1] <= 1:
+            raise UserError(f"guidance interval is {self.guidance_interval}: give two numbers from 0 to 1, the smaller first")
         if len(self.guidance_strength) != 2 or not all(0 <= strength < np.inf for strength in self.guidance_strength):
             raise UserError(
                 f"guidance strength is {self.guidance_strength}: give two numbers of at least 0, of the first step and the last"
@@ -76,32 +83,88 @@ class SampleSettings:
             )
         if self.compat not in ("", "champ"):
             raise UserError(f"compat is {self.compat!r}: give '' or 'champ'")
+        if self.compat == "champ" and (self.sampler != "ddim" or self.anchor):
+            raise UserError("compat 'champ' is DDIM without an anchor: leave sampler and anchor out")
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step has an unconditional half."""
+        return self.guidance_scale != 1
 
 
-def initial_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Unit normal noise f32 [1,F,h,w,C] for `shape` (h,w,C); a frame's noise does not depend on the clip's length.
+def initial_noise(seed: int, frames: int, shape: tuple[int, int, int], first: int = 0) -> np.ndarray:
+    """Unit normal noise f32 [1,F,h,w,C] for `shape` (h,w,C), of frames from `first` on; a frame's noise does not depend on the
+    clip's length.
 
     Drawn on the host, so that a seed means the same on every device. Raises UserError for a negative seed.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}: give 0 or more")
-    return np.stack([np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in range(frames)])[None]
+    each = [np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in range(first, first + frames)]
+    return np.stack(each)[None]
 
 
-@partial(jax.jit, static_argnames=("denoise", "guided"))
-def _predict(denoise, guided, params, latents, t, guidance, person, context, frames, scale):
-    """Guided prediction for a batch of windows [W,n,h,w,C]; the unconditional half sees no photo, but the guidance, and who is where."""
-    count = latents.shape[0]
-    person, context = jax.tree.map(lambda x: jnp.repeat(x, count, 0), (person, context))
-    cond = denoise(params, latents, t, context, guidance, person, frames)
-    if not guided:
-        return cond.astype(jnp.float32)
-    where = {name: values for name, values in (frames or {}).items() if name == "weight"}
-    uncond = denoise(params, latents, t, jax.tree.map(jnp.zeros_like, context), guidance, None, where)
-    return classifier_free(uncond, cond, scale)
+def make_table(schedule: Schedule, settings: SampleSettings) -> Table:
+    """The steps of these settings. Raises UserError for more than the schedule has."""
+    table = make_steps(schedule, settings.steps, settings.sampler, diffusers=settings.compat == "champ")
+    number = np.arange(settings.steps)
+    share = number / max(settings.steps - 1, 1)
+    low, high = settings.guidance_interval
+    scale = np.where((share >= low) & (share <= high), settings.guidance_scale, 1.0)
+    strength = np.interp(share, [0, 1], settings.guidance_strength)
+    deep = number % settings.deep_every == 0
+    return Table(table.timesteps, table.mix, scale.astype(np.float32), strength.astype(np.float32), deep)
 
 
-_ddim_step = jax.jit(ddim_step)
+def sample_frames(
+    denoise: Denoise,
+    params: Any,
+    count: int,
+    given: Callable[[int, int], tuple[np.ndarray, FrameConditions]],
+    seen: Seen,
+    schedule: Schedule,
+    settings: SampleSettings,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Clean latents f32 [m,h,w,C] of a clip of `count` frames, from the first on, as they are done.
+
+    given(first, m): noise [m,h,w,C] and conditions of frames first to first + m - 1, asked for in order; they may be past
+    the clip's end, where they are thrown away, or serve to fill up a clip that is shorter than a window.
+    seed: of the noise that some samplers add in every step. on_progress(done, total) counts passes of windows.
+    Raises UserError for impossible settings.
+    """
+    champ = settings.compat == "champ"
+    plan = make_plan(count, settings.steps, settings.window, settings.overlap, champ)
+    table, rows, chunk = make_table(schedule, settings), settings.window_batch, settings.window
+    static = _static(settings, table)
+    room = capacity(settings.steps, settings.window, settings.overlap, rows)
+    slots = (max(room, plan.count) if champ else room) + chunk
+    waiting = list(islice(order := rounds(plan, rows, slots - chunk), 1))
+    ring, filled, done, passes = None, 0, 0, 0
+    while waiting:
+        taken: list[Round] = []
+        # Frames of all rounds are put in before the first of them runs, while those that are done still hold their slots.
+        while waiting and len(taken) < settings.steps and waiting[0].frames.max() < done + slots - chunk:
+            taken.append(waiting.pop())
+            waiting = list(islice(order, 1))
+        while filled <= max(int(each.frames.max()) for each in taken):
+            noise, conditions = given(filled, chunk)
+            if ring is None:
+                ring = empty_ring(slots, noise, conditions, denoise, params, seen, settings.steps, static)
+            ring = put(ring, np.arange(filled, filled + chunk, dtype=np.int32), noise, conditions)
+            filled += chunk
+        orders = make_orders(taken, slots, settings.steps)
+        ring = run_orders(denoise, static, schedule, table, params, seen, ring, orders, np.uint32(seed))
+        passes += sum(int(each.weights.any(axis=1).sum()) for each in taken)
+        finished = max([last for each in taken for _, last, step in each.advance if step == settings.steps - 1], default=done)
+        while done < min(finished, count):
+            size = min(chunk, finished - done, count - done)
+            yield np.asarray(take(ring.state.x, np.arange(done, done + chunk) % slots))[:size]
+            done += size
+        done = finished
+        if on_progress is not None:
+            on_progress(passes, plan.passes)
 
 
 def sample_latents(
@@ -115,40 +178,27 @@ def sample_latents(
 ) -> np.ndarray:
     """Denoises `latents` (unit normal, f32 [1,F,h,w,C]) to clean latents of the same shape.
 
-    Every step predicts window by window, averages where windows overlap, and moves the whole clip on by one DDIM step.
-    on_progress(done, total) is called after every batch of windows. Raises UserError for impossible windows.
+    As `sample_frames`, for clips that lie in memory; one that is shorter than a window gets copies of its last frame.
     """
     clip = np.asarray(latents, np.float32)[0]
-    index, weights = _plan(len(clip), settings)
-    batches = [np.arange(i, i + settings.window_batch) for i in range(0, len(index), settings.window_batch)]
-    visited = timesteps(schedule, settings.steps)
-    previous = previous_timesteps(schedule, visited, diffusers=settings.compat == "champ")
-    guided = settings.guidance_scale != 1
-    for number, (t, t_previous) in enumerate(zip(visited, previous, strict=True)):
-        total = np.zeros_like(clip)
-        strength = np.float32(np.interp(number, [0, max(settings.steps - 1, 1)], settings.guidance_strength))
-        for done, batch in enumerate(batches):
-            # The last batch is filled up with copies of the last window, to keep one compiled shape.
-            frames = index[np.minimum(batch, len(index) - 1)]
-            predicted = _predict(
-                denoise, guided, params, clip[frames], t, strength * conditions.guidance[frames], conditions.person,
-                conditions.context, jax.tree.map(operator.itemgetter(frames), conditions.frames), settings.guidance_scale,
-            )  # fmt: skip
-            for window, value in zip(batch[batch < len(index)], np.asarray(predicted), strict=False):
-                total[index[window]] += weights[window][:, None, None, None] * value
-            if on_progress is not None:
-                on_progress(number * len(batches) + done + 1, settings.steps * len(batches))
-        clip = np.asarray(_ddim_step(schedule, clip[None], total[None], t, t_previous))[0]
-    return clip[None]
+
+    def given(first: int, size: int):
+        index = np.minimum(np.arange(first, first + size), len(clip) - 1)
+        return jax.tree.map(lambda x: x[index], (clip, FrameConditions(conditions.guidance, conditions.frames)))
+
+    seen = Seen(conditions.person, conditions.context)
+    found = sample_frames(denoise, params, len(clip), given, seen, schedule, settings, on_progress=on_progress)
+    return np.concatenate(list(found))[None]
 
 
-def _plan(frames: int, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Frame numbers int [W,n] of every window and the weights f32 [W,n] of their predictions."""
-    if settings.compat == "champ":
-        index = champ_windows(frames, settings.window, settings.overlap)
-        return np.asarray(index), window_weights(index, "uniform")
-    index = windows(frames, settings.window, settings.overlap)
-    return np.asarray(index), window_weights(index)
+def _static(settings: SampleSettings, table: Table) -> Static:
+    """Devices share the windows of a round, or its conditional and unconditional halves where there are twice as many."""
+    devices, rows = jax.local_devices(), settings.window_batch
+    halves = settings.guided and len(devices) > 1 and 2 * rows % len(devices) == 0 and rows % len(devices) != 0
+    shared = halves or (len(devices) > 1 and rows % len(devices) == 0)
+    mesh = Mesh(np.asarray(devices), ("windows",)) if shared else None
+    noisy = bool(table.mix[:, :, 5].any())
+    return Static(settings.guided, settings.guidance_rescale, noisy, settings.deep_every > 1, settings.anchor, mesh, halves)
 
 
 def in_chunks(function: Callable[..., jax.Array], values: tuple[np.ndarray, ...], size: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def _features(unet, latents, context, guidance) -> ReferenceFeatures:
     references = latents.shape[:2]
     apart = lambda x: None if x is None else x.reshape(-1, *x.shape[2:])  # noqa: E731
     guidance = None if guidance is None else apart(guidance)[:, None]
-    _, features = unet.run(apart(latents)[:, None], jnp.zeros((), jnp.int32), apart(context), guidance)
+    _, features, _ = unet.run(apart(latents)[:, None], jnp.zeros((), jnp.int32), apart(context), guidance)
     return jax.tree.map(lambda x: x.reshape(*references, *x.shape[1:]), features)
 
 

@@ -285,7 +285,9 @@ class UNet(nnx.Module):
         reference_weight: jax.Array | None = None,
         face: tuple[jax.Array, jax.Array] | None = None,
         temporal: bool = True,
-    ) -> jax.Array:
+        deep: jax.Array | None = None,
+        return_deep: bool = False,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Predicts from noisy latents.
 
         Args:
@@ -302,23 +304,31 @@ class UNet(nnx.Module):
           face: tokens [B,F,n,Dc] of each frame's face, or [B,1,n,Dc] for all frames, and [B], 0 for rows that have none;
             None for none at all.
           temporal: False passes the temporal modules by, for frames that do not follow each other.
+          deep: what the levels below the finest gave in an earlier step, [B,F,h,w,channels[1]], in place of running them
+            (DeepCache, Ma et al. 2023, arXiv 2312.00858). Networks of one level have none.
+          return_deep: whether to return that of this step too.
 
         Returns:
-          [B,F,h,w,out_channels] in the compute dtype; without a head the last hidden state, [B,F,h,w,channels[0]].
+          [B,F,h,w,out_channels] in the compute dtype; without a head the last hidden state, [B,F,h,w,channels[0]]. With
+          return_deep a pair of that and [B,F,h,w,channels[1]].
 
         Raises:
           UserError: shapes that do not fit each other, or a reference whose blocks are not this network's.
         """
-        hidden, _ = self.run(latents, t, context, guidance, reference, reference_weight, face, temporal)
+        if deep is not None:
+            deep = deep.reshape(-1, *deep.shape[2:]).astype(self.compute)
+        hidden, _, deep = self.run(latents, t, context, guidance, reference, reference_weight, face, temporal, deep)
         if self.config.head:
             hidden = self.conv_out(jax.nn.silu(self.norm_out(hidden)))
-        return hidden.reshape(*latents.shape[:-1], -1)
+        prediction, deep = (x.reshape(*latents.shape[:-1], -1) for x in (hidden, deep))
+        return (prediction, deep) if return_deep else prediction
 
-    def run(self, latents, t, context, guidance=None, reference=None, reference_weight=None, face=None, temporal=True):
+    def run(self, latents, t, context, guidance=None, reference=None, reference_weight=None, face=None, temporal=True, deep=None):
         """Does the work of `__call__`, without the head.
 
         Returns:
-          The last hidden state [B*F,h,w,channels[0]], and the features of every attention block by name.
+          The last hidden state [B*F,h,w,channels[0]], the features of every attention block by name, and the hidden state
+          that the levels below the finest leave to it, [B*F,h,w,channels[1]].
         """
         self._check(latents, context, guidance, reference_weight, face)
         batch = latents.shape[0]
@@ -330,20 +340,22 @@ class UNet(nnx.Module):
             x = x + place_sinusoids(x.shape[1:]).astype(x.dtype)
         if temporal and hasattr(self, "temporal_first"):
             x = self.temporal_first(x, batch, cond.seen_over_frames(x.shape[1:3]))
+        levels, finest = len(self.config.channels), self.config.layers + 1
         skips, features = [x], {}
-        levels = len(self.config.channels)
-        for i in range(levels):
+        for i in range(levels if deep is None else 1):
             x, new, found = getattr(self, f"down_{i}")(x, cond)
             skips += new
             features |= found
-        x, found = self.mid(x, cond)
-        features |= found
-        for i in range(levels):
-            taken = [skips.pop() for _ in range(self.config.layers + 1)][::-1]
-            size = skips[-1].shape[1:3] if skips else x.shape[1:3]
-            x, found = getattr(self, f"up_{i}")(x, taken, size, cond)
+        if deep is None:
+            x, found = self.mid(x, cond)
             features |= found
-        return x, features
+            for i in range(levels - 1):
+                x, found = getattr(self, f"up_{i}")(x, [skips.pop() for _ in range(finest)][::-1], skips[-1].shape[1:3], cond)
+                features |= found
+            deep = x
+        last = getattr(self, f"up_{levels - 1}")
+        x, found = last(deep, skips[:finest], deep.shape[1:3], cond)
+        return x, features | found, deep
 
     def conditions(self, batch, t, context, reference=None, reference_weight=None, face=None, temporal=True) -> Conditions:
         """Prepares what the layers read: the embedded time, tokens in compute dtype, the projected reference and shares."""

@@ -71,11 +71,13 @@ def test_each_person_in_their_own_pixels(pipe):
 
 
 def test_nobodys_pixels_read_all_photos():
-    found = owners(np.array([[[0, 1, 2]]], np.uint8), [1, 2, 1], np.ones(3))
+    found = owners(np.array([[[0, 1, 2]]], np.uint8), [1, 2, 1])
     np.testing.assert_array_equal(found[0, 0], [[1, 1, 1], [1, 0, 1], [0, 1, 0]])
     person = who([load_photo(photo(i), SIZE) for i in range(2)], [1, 3], None)
-    cells = person._replace(owners=owners(np.repeat(np.uint8([[[1, 2]]]), 2, 1), [1, 2], person.weights)).weights_of_cells((1, 2))
-    np.testing.assert_array_equal(cells, [[[[1, 0], [0, 3]]]])
+    person = person._replace(instances=np.repeat(np.uint8([[[1, 2]], [[0, 2]]]), 2, 1), people=[1, 2])
+    np.testing.assert_array_equal(person.weights_of_cells((1, 2), np.array([0])), [[[[1, 0], [0, 3]]]])
+    cells = person.padded(4).weights_of_cells((1, 2), np.array([1, 0]))
+    np.testing.assert_array_equal(cells, [[[[1, 3, 0, 0], [0, 3, 0, 0]]], [[[1, 0, 0, 0], [0, 3, 0, 0]]]])
 
 
 def test_faces(pipe):
@@ -100,11 +102,14 @@ def test_strength_of_the_maps_over_the_steps(pipe):
 def test_shares_of_music():
     given, skeleton = maps(6), np.zeros((5, *SIZE, 3), np.uint8)
     mixed = mix_with_music(given, skeleton, 0.7)
-    assert mixed.kinds == ("music", "depth", "dwpose") and mixed.pixels.shape == (5, 3, *SIZE, 3)
-    np.testing.assert_allclose(mixed.weights, np.repeat([[0.7, 0.3, 0.3]], 5, 0), atol=1e-6)
+    pixels, weights = mixed.read(("depth", "normal", "dwpose", "music"), np.array([4, 0]))
+    assert mixed.count == 5 and pixels.shape == (2, 4, *SIZE, 3) and not pixels[:, 1].any()
+    np.testing.assert_array_equal(pixels[:, 0], given["depth"][[4, 0]])
+    np.testing.assert_allclose(weights, np.repeat([[0.3, 0, 0.3, 0.7]], 2, 0), atol=1e-6)
     fading = np.linspace(0, 1, 5)
     mixed = mix_with_music(given, skeleton, {"dwpose": fading, "depth": 0.0})
-    np.testing.assert_allclose(mixed.weights, np.stack([fading, np.ones(5), 1 - fading], 1), atol=1e-6)
+    weights = mixed.read(("music", "depth", "dwpose"), np.arange(5))[1]
+    np.testing.assert_allclose(weights, np.stack([fading, np.ones(5), 1 - fading], 1), atol=1e-6)
     for share, message in ((1.5, "from 0 to 1"), ({"normal": 0.5}, "the guidance has depth, dwpose"), (np.ones(3), "one for each of 5")):
         with pytest.raises(UserError, match=message):
             mix_with_music(given, skeleton, share)
