@@ -104,7 +104,8 @@ def empty_ring(slots: int, noise, given: FrameConditions, denoise: Denoise, para
     if static.cached:
         row = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (noise, given))
         t = jax.ShapeDtypeStruct((1,), jnp.int32)
-        _, found = jax.eval_shape(denoise, params, row[0], t, seen.context, row[1].guidance, seen.person, row[1].frames, None, True)
+        asked = (params, row[0], t, seen.context, row[1].guidance, seen.person, row[1].frames)
+        _, found = jax.eval_shape(lambda *asked: denoise(*asked, None, True), *asked)
         deep = tuple(jnp.zeros((slots, *found.shape[2:]), found.dtype) for _ in range(1 + static.guided))
     state = SamplerState(*(jnp.zeros((slots, *shape)) for _ in SamplerState._fields))
     ring = Ring(state, jnp.zeros((slots, *shape)), jnp.zeros((slots,), jnp.int32), kept, anchors, deep)

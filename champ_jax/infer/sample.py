@@ -43,7 +43,7 @@ class SampleSettings:
     anchor: whether every window sees frame 0 in the place of its own first (MimicMotion's way, arXiv 2406.19680): all frames
       then depend on it.
     deep_every: the UNet's deeper levels run in every so many steps, and are taken from the last time in the others
-      (DeepCache, arXiv 2312.00858); 1 always runs them. It is the only setting here that saves time at a loss.
+      (DeepCache, arXiv 2312.00858); 1 always runs them. Of windows denoised at once all run them where one does.
     compat: "champ" reproduces CHAMP's pipeline: windows that wrap around the end of the clip, a plain mean where they
       overlap, and diffusers' previous timesteps.
     """

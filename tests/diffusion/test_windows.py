@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from champ_jax.diffusion.windows import champ_windows, window_weights, windows
+from champ_jax.diffusion.windows import champ_windows, shifted_windows, window_weights, windows
 from champ_jax.errors import UserError
 
 SIZES = st.integers(1, 30).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size - 1)))
@@ -25,6 +25,22 @@ def test_every_frame_is_covered_and_nothing_wraps(n, size_overlap, blend):
     total = np.zeros(n)
     np.add.at(total, np.asarray(cut), weights)
     np.testing.assert_allclose(total, 1, atol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), SIZES, st.integers(0, 50))
+def test_moved_windows_cover_every_frame_and_keep_their_overlap(n, size_overlap, step):
+    size, overlap = size_overlap
+    cut = shifted_windows(n, size, overlap, step)
+    assert cut[0][0] == 0 and cut[-1][-1] == n - 1 and {frame for window in cut for frame in window} == set(range(n))
+    assert all(window == list(range(window[0], window[0] + min(n, size))) for window in cut)
+    assert all(0 <= b[0] - a[0] <= size - overlap for a, b in zip(cut, cut[1:]))
+    assert len(cut) <= max(1.1 * len(windows(n, size, overlap)), len(windows(n, size, overlap)))
+
+
+def test_windows_move_from_step_to_step():
+    starts = {tuple(window[0] for window in shifted_windows(300, 24, 4, step)) for step in range(8)}
+    assert len(starts) >= 7 and shifted_windows(300, 24, 4, 0) == shifted_windows(300, 24, 4, 0)
 
 
 def test_last_window_is_moved_back():

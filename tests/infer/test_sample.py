@@ -4,9 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from champ_jax.diffusion.guidance import classifier_free
+from champ_jax.diffusion.samplers import sampler_step, start
 from champ_jax.diffusion.schedule import make_schedule
 from champ_jax.errors import UserError
-from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, sample_latents
+from champ_jax.infer.ring import FrameConditions, Seen
+from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, make_table, sample_frames, sample_latents
+from champ_jax.infer.wavefront import make_plan
 
 SCHEDULE = make_schedule()
 SHAPE = (4, 4, 2)
@@ -22,6 +26,12 @@ def mixing(params, latents, t, context, guidance, person, frames):
     """A denoiser whose every frame depends on the whole window and on its place in it."""
     place = jnp.linspace(0.9, 1.1, latents.shape[1])[:, None, None, None]
     return params * latents * place + guidance.mean(1, keepdims=True)
+
+
+def mixing_all(params, latents, t, context, guidance, person, frames):
+    """As `mixing`, and of photo and context as `framewise`."""
+    shift = 0.0 if person is None else person["k"].mean()
+    return jnp.tanh(mixing(params, latents, t, context, guidance, person, frames)) + (shift + context.mean()) * latents
 
 
 def run(denoise=framewise, frames=20, latents=None, guidance=None, **settings):
@@ -59,6 +69,89 @@ def test_the_end_of_the_clip_knows_nothing_of_its_beginning():
     np.testing.assert_array_equal(ours[:, 8:], other[:, 8:])
     champ, other = (run(guidance=g, compat="champ", **settings) for g in (guidance, changed))
     assert np.abs(champ[:, 12:] - other[:, 12:]).max() > 1e-3
+
+
+def plainly(denoise, latents, guidance, settings: SampleSettings, params=0.5):
+    """What the loop should come to: every step over the whole clip, window after window."""
+    plan, table = make_plan(latents.shape[1], settings.steps, settings.window, settings.overlap), make_table(SCHEDULE, settings)
+    state, context = start(latents[0]), jnp.full((1, 1, 2), 0.2)
+    person = {"k": jnp.full((1, 3), 0.1)}
+    first = []
+    for step, t in enumerate(table.t):
+        total, first = np.zeros_like(latents[0]), [*first, state.x[0]]
+        for index, weights in zip(plan.frames[step], plan.weights[step]):
+            x, maps = state.x[index], guidance[index] * table.strength[step]
+            if settings.anchor:
+                x, maps[0] = x.at[0].set(first[step]), guidance[0] * table.strength[step]
+            cond = denoise(params, x[None], t, context, maps[None], person, None)
+            uncond = denoise(params, x[None], t, 0 * context, maps[None], None, None)
+            found = cond if table.scale[step] == 1 else classifier_free(uncond, cond, table.scale[step], settings.guidance_rescale)
+            total[index] += weights[:, None, None, None] * np.asarray(found[0])
+        state = sampler_step(SCHEDULE, table.mix[step], state, total, t)
+    return state.x[None]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 5, "sampler": "dpm++", "window_batch": 3, "guidance_scale": 3.0, "guidance_rescale": 0.7},
+        {"steps": 4, "sampler": "unipc", "guidance_interval": (0.3, 0.7), "guidance_strength": (1.0, 0.2)},
+        {"steps": 3, "anchor": True, "window_batch": 2},
+    ],
+)
+def test_the_ring_changes_nothing(settings):
+    """A wave of windows, several at once, gives what every step over the whole clip gives."""
+    settings = SampleSettings(**{"window": 8, "overlap": 2, **settings})
+    latents = initial_noise(1, 45, SHAPE)
+    guidance = np.random.default_rng(2).standard_normal((45, *SHAPE)).astype(np.float32)
+    conditions = Conditions(guidance, {"k": jnp.full((1, 3), 0.1)}, jnp.full((1, 1, 2), 0.2))
+    found = sample_latents(mixing_all, jnp.float32(0.5), latents, conditions, SCHEDULE, settings)
+    np.testing.assert_allclose(found, plainly(mixing_all, latents, guidance, settings), atol=1e-5)
+
+
+def test_frames_come_out_in_order_before_the_clip_is_through():
+    asked = []
+
+    def given(first, size):
+        asked.append(first)
+        return initial_noise(0, size, SHAPE, first)[0], FrameConditions(np.zeros((size, *SHAPE), np.float32))
+
+    settings = SampleSettings(steps=3, window=8, overlap=2)
+    seen = Seen({"k": jnp.zeros((1, 3))}, jnp.zeros((1, 1, 2)))
+    found = sample_frames(framewise, jnp.float32(0.5), 200, given, seen, SCHEDULE, settings)
+    first = next(found)
+    assert max(asked) < 60, "the end of the clip is not needed for its beginning"
+    rest = list(found)
+    assert len(first) + sum(map(len, rest)) == 200
+    whole = run(frames=200)
+    np.testing.assert_allclose(np.concatenate([first, *rest])[None].shape, whole.shape)
+
+
+def test_noise_that_a_sampler_adds_is_a_frames_own():
+    longer, shorter = run(frames=30, sampler="lcm", window=6, overlap=0), run(frames=18, sampler="lcm", window=6, overlap=0)
+    np.testing.assert_allclose(longer[:, :12], shorter[:, :12], atol=1e-5)
+    assert np.abs(longer - run(frames=30, window=6, overlap=0)).max() > 0.1
+
+
+def counted(params, latents, t, context, guidance, person, frames, deep=None, return_deep=False):
+    """A denoiser whose deeper part is a constant of the step it was found in."""
+    deep = jnp.broadcast_to(t[:, None, None, None, None] / 1000.0, latents.shape) if deep is None else deep
+    prediction = framewise(params, latents, t, context, guidance, person, frames) + deep
+    return (prediction, deep) if return_deep else prediction
+
+
+def test_deeper_features_are_kept_between_the_steps_that_run_them():
+    """One step from pure noise gives -prediction; of two steps the second reads what the first found."""
+    latents = np.zeros((1, 20, *SHAPE), np.float32)
+    table = make_table(SCHEDULE, SampleSettings(steps=2))
+    for every, deep in ((1, table.t / 1000), (2, [table.t[0] / 1000] * 2)):
+        state = start(latents)
+        for step in range(2):
+            found = framewise(0.5, state.x, 0, jnp.full((1, 1, 2), 0.2), 0.0, {"k": jnp.full((1, 3), 0.1)}, None) + deep[step]
+            state = sampler_step(SCHEDULE, table.mix[step], state, found, table.t[step])
+        result = run(counted, latents=latents, steps=2, deep_every=every, guidance_scale=1.0)
+        np.testing.assert_allclose(result, state.x, atol=1e-5)
+    assert np.isfinite(run(counted, latents=latents, steps=2, deep_every=2, guidance_scale=2.0)).all()
 
 
 def test_champ_averages_plainly():
