@@ -166,9 +166,9 @@ def dance_held_out(assets: Path, out: Path) -> dict[str, Any]:
     song, beats = held_out_song(assets / "songs")
     with progress("dance") as on_progress:
         pipe = load_pipeline(out / "model")
-        video = pipe.dance(assets / "photo.png", song, seconds=DANCE_SECONDS, on_progress=on_progress)
-    video.save(out / "dance.mp4", audio=song)
-    return {"scores": score_dance(video.metadata, beats, open_records(assets / "dancers", "train+motion"))}
+        dance = pipe.render_dance(assets / "photo.png", song, seconds=DANCE_SECONDS, on_progress=on_progress)
+        dance.save(out / "dance.mp4", audio=song)
+    return {"scores": score_dance(dance.metadata, beats, open_records(assets / "dancers", "train+motion"))}
 
 
 def animate_held_out(assets: Path, out: Path) -> dict[str, Any]:

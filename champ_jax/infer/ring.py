@@ -152,15 +152,18 @@ def run_orders(denoise, static: Static, schedule, table: Table, params, seen: Se
     table = jax.tree.map(jnp.asarray, table)
     key = jax.random.key(seed)
 
-    def work(ring: Ring, order: Orders) -> Ring:
-        ring = _predict(denoise, static, table, params, seen, ring, order)
-        return _advance(static, schedule, table, ring, order.advance, key)
+    def work(moving: dict, order: Orders) -> dict:
+        now = _predict(denoise, static, table, params, seen, ring._replace(**moving), order)
+        now = _advance(static, schedule, table, now, order.advance, key)
+        return {name: getattr(now, name) for name in moving}
 
-    def one(ring, order):
-        return jax.lax.cond(order.active, work, lambda ring, order: ring, ring, order), None
+    def one(moving, order):
+        return jax.lax.cond(order.active, work, lambda moving, order: moving, moving, order), None
 
+    # What does not change is left out of the loop's state, which the compiler may copy.
+    moving = {name: getattr(ring, name) for name in ("state", "total", "anchors", "deep")}
     with shared_by(1 if static.mesh is None else static.mesh.size):
-        return jax.lax.scan(one, ring, orders)[0]
+        return ring._replace(**jax.lax.scan(one, moving, orders)[0])
 
 
 def _predict(denoise, static: Static, table: Table, params, seen: Seen, ring: Ring, order: Orders) -> Ring:
