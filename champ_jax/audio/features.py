@@ -17,6 +17,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from champ_jax.audio import spectra
 from champ_jax.audio.beats import beat_phase, resample, track_beats
@@ -30,7 +31,7 @@ CONTEXT = 12
 FEATURE_DIMS = {"rich192": 192, "stack4800": 192 * (2 * CONTEXT + 1), "fact35": 35}
 FACT_HOP = 512
 FACT_MIN_FPS = 18  # below, the top octave of its chroma lies above the Nyquist frequency of fps * 512
-FRAME_BUCKET = 256  # songs are padded to whole buckets, so that a new length rarely compiles anew
+FRAME_BUCKET = 256  # songs are padded to 1, 2, 4, 8, ... of it, so that a new length rarely compiles anew
 SLOPE_SECONDS = 1 / 12
 TEMPI = np.geomspace(40.0, 240.0, 16)
 
@@ -85,29 +86,39 @@ def _rich_spectra(audio, centres, n_frames, fps):
     Frames from `n_frames` on are padding: they take no part in slopes and normalisation.
     """
     hop = FEATURE_RATE / fps
-    frames = spectra.cut_frames(audio, centres, spectra.N_FFT)
-    power = spectra.power_spectra(frames)
-    magnitude = jnp.sqrt(power)
-    db = spectra.log_mel(power, FEATURE_RATE, 128)
+
+    def of_frames(centres):
+        """What needs a frame's samples alone: power in 128 and 96 mel bins, chroma, contrast's peaks and valleys, shape, level."""
+        frames = spectra.cut_frames(audio, centres, spectra.N_FFT)
+        power = spectra.power_spectra(frames)
+        magnitude = jnp.sqrt(power)
+        mels = [spectra.mel_power(power, FEATURE_RATE, *bank) for bank in ((128,), (96, 30.0, 11_500.0))]
+        extremes = spectra.contrast_extremes(magnitude, FEATURE_RATE)
+        shape = spectra.shape_statistics(frames, magnitude)
+        return *mels, spectra.chroma(power, FEATURE_RATE), *extremes, shape, spectra.rms_db(frames)
+
+    # Block by block, because the samples and spectra of all frames of a song take hundreds of megabytes.
+    found = lax.map(of_frames, centres.reshape(-1, min(FRAME_BUCKET, len(centres))))
+    mel_128, mel_96, chroma, peaks, valleys, shape, level = (x.reshape(-1, *x.shape[2:]) for x in found)
+    db = spectra.to_db(mel_128)
     coefficients = spectra.mfcc(db, 20)
     half = max(1, round(SLOPE_SECONDS * fps))
     change = spectra.slope(coefficients, n_frames, half) * (fps * SLOPE_SECONDS)
-    chroma = spectra.chroma(power, FEATURE_RATE)
     flux = jnp.stack([spectra.onset_strength(db, hop, band) for band in _flux_bands()], -1)
     real = jnp.arange(len(centres))[:, None] < n_frames
     loud = jnp.nanpercentile(jnp.where(real, flux, jnp.nan), 95.0, axis=0)
     columns = [
-        (spectra.log_mel(power, FEATURE_RATE, 96, 30.0, 11_500.0) + 40.0) / 40.0,
+        (spectra.to_db(mel_96) + 40.0) / 40.0,
         coefficients / 100.0,
         change / 100.0,
         chroma,
-        spectra.contrast(magnitude, FEATURE_RATE) / 40.0,
+        (spectra.to_db(peaks) - spectra.to_db(valleys)) / 40.0,
         spectra.tonnetz(chroma),
         flux / jnp.maximum(loud, 0.1),
-        spectra.shape_statistics(frames, magnitude),
+        shape,
         spectra.tempogram(flux[:, 0], fps, TEMPI),
     ]
-    sound = (spectra.rms_db(frames) > SILENCE_DB).astype(jnp.float32)
+    sound = (level > SILENCE_DB).astype(jnp.float32)
     return jnp.concatenate(columns, -1), flux[:, 0], sound
 
 
@@ -163,8 +174,8 @@ def _fact_spectra(audio, centres, octave_centres, n_frames, rate):
 
 
 def _pad(audio, rate, fps, n_frames):
-    """Zero-pads to whole frame buckets: audio f32 [S'], centre samples i32 [F']."""
-    padded_frames = -(-n_frames // FRAME_BUCKET) * FRAME_BUCKET
+    """Zero-pads to frame buckets: audio f32 [S'], centre samples i32 [F']."""
+    padded_frames = FRAME_BUCKET << max(0, (n_frames - 1) // FRAME_BUCKET).bit_length()
     size = int(np.ceil((padded_frames + 1) / fps * rate))
     return np.pad(audio[:size], (0, max(0, size - len(audio)))), _centres(rate, fps, padded_frames)
 

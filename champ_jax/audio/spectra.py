@@ -52,7 +52,12 @@ def chroma_filters(rate: int) -> np.ndarray:
 
 def log_mel(power: Array, rate: int, bins: int, low: float = 0.0, high: float | None = None) -> Array:
     """Log-mel spectrogram in dB: power [F, N/2+1] -> [F, bins]."""
-    return to_db(_dot(power, mel_filters(rate, bins, low, high)))
+    return to_db(mel_power(power, rate, bins, low, high))
+
+
+def mel_power(power: Array, rate: int, bins: int, low: float = 0.0, high: float | None = None) -> Array:
+    """Power in each mel bin: power [F, N/2+1] -> [F, bins]."""
+    return _dot(power, mel_filters(rate, bins, low, high))
 
 
 def mfcc(db: Array, count: int) -> Array:
@@ -99,8 +104,9 @@ def onset_strength(db: Array, hop: float, channels: np.ndarray | None = None) ->
     return jnp.pad(rise, (1 + int(N_FFT // (2 * hop)), 0))[: len(db)]
 
 
-def contrast(magnitude: Array, rate: int, bands: int = 6, low: float = 200.0, quantile: float = 0.02) -> Array:
-    """Spectral contrast (Jiang 2002): peak minus valley in dB, octaves from `low` Hz: [F, N/2+1] -> [F, bands+1]."""
+def contrast_extremes(magnitude: Array, rate: int, bands: int = 6, low: float = 200.0, quantile: float = 0.02) -> tuple[Array, Array]:
+    """Peaks and valleys, whose difference in dB is spectral contrast (Jiang 2002), in octaves from `low` Hz: [F, N/2+1] -> means
+    of the loudest and of the quietest bins, [F, bands+1] each."""
     frequency = np.fft.rfftfreq(N_FFT, 1 / rate)
     edges = np.concatenate([[0.0], low * 2.0 ** np.arange(bands + 1)])
     valleys, peaks = [], []
@@ -112,7 +118,7 @@ def contrast(magnitude: Array, rate: int, bands: int = 6, low: float = 200.0, qu
         band = magnitude[:, first : stop - (k < bands)]
         valleys.append(-lax.top_k(-band, count)[0].mean(-1))  # faster than sorting the band
         peaks.append(lax.top_k(band, count)[0].mean(-1))
-    return to_db(jnp.stack(peaks, -1)) - to_db(jnp.stack(valleys, -1))
+    return jnp.stack(peaks, -1), jnp.stack(valleys, -1)
 
 
 def shape_statistics(frames: Array, magnitude: Array) -> Array:

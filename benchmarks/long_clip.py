@@ -1,0 +1,114 @@
+"""What a long video costs: peak memory, compilations, time, and whether windows show.
+
+python -m benchmarks.long_clip [--frames 48 1000] [--seconds 600] [--steps 1]
+
+Each length runs in a process of its own, from a song as long as that to frames in a file, and prints the peak of its memory and the
+program's device memory; the last also how often something was compiled after the first frames, and how much more neighbouring
+frames differ where windows begin or end than elsewhere. --seconds makes a video of so much song at the end and prints how long that took.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from champ_jax.audio.load import load_audio
+from champ_jax.diffusion.windows import windows
+
+SONG, PHOTO = "assets/songs/disco_2.ogg", "assets/photo.png"
+
+
+def main() -> None:
+    """Runs each length and compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="assets/weights/demo", help="(default: %(default)s)")
+    parser.add_argument("--frames", type=int, nargs="+", default=[48, 1000], help="lengths (default: 48 1000)")
+    parser.add_argument("--seconds", type=float, help="of a song that is danced to its end, too")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the checkpoint's)")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one is not None:
+        return one(args.checkpoint, args.one, args.steps)
+    rows = []
+    lengths = [*args.frames, *([round(12 * args.seconds)] if args.seconds else [])]
+    for frames in lengths:
+        command = [sys.executable, "-m", "benchmarks.long_clip", "--one", str(frames), "--checkpoint", args.checkpoint]
+        command += [] if args.steps is None else ["--steps", str(args.steps)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        rows.append(found)
+        more = {name: found[name] / rows[0][name] - 1 for name in ("peak_mb", "device_mb")}
+        print(
+            f"{frames:6} frames, {found['seconds']:7.1f} s, first after {found['first']:5.1f} s, "
+            f"host peak {found['peak_mb']:7.1f} MB {more['peak_mb']:+6.1%}, device {found['device_mb']:7.1f} MB {more['device_mb']:+6.1%}, "
+            f"{found['compiled']} compilations after the first frames, boundary to interior {found['ratio']:.3f}",
+            flush=True,
+        )
+
+
+def one(checkpoint: str, frames: int, steps: int | None) -> None:
+    """Dances so many frames and prints an object about it."""
+    import jax
+
+    from champ_jax.infer import sample
+    from champ_jax.infer.pipeline import load_pipeline
+
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    pipe = load_pipeline(checkpoint)
+    wave, rate = load_audio(SONG)
+    seconds = frames / pipe.settings.fps
+    described, run_orders = {}, sample.run_orders
+
+    def described_run(*arguments):
+        if not described:
+            described["memory"] = run_orders.lower(*arguments).compile().memory_analysis()
+        return run_orders(*arguments)
+
+    sample.run_orders = described_run
+    with tempfile.TemporaryDirectory() as folder:
+        song = Path(folder) / "song.wav"
+        soundfile.write(song, np.tile(wave, int(np.ceil(seconds * rate / len(wave))))[: round(seconds * rate)], rate)
+        dance = pipe.render_dance(PHOTO, song, steps=steps)
+        changes, last, warm = [], [], []
+        start = time.perf_counter()
+
+        def watched(frames):
+            for chunk in frames:
+                warm.append(len(compiled))
+                shown = np.concatenate([*last, chunk]).astype(np.float32)
+                changes.extend(np.abs(shown[1:] - shown[:-1]).mean(axis=(1, 2, 3)))
+                last[:] = [chunk[-1:]]
+                yield chunk
+
+        dance._frames = watched(dance._frames)
+        dance.save(Path(folder) / "dance.mp4", audio=song)
+    memory = described["memory"]
+    device = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 2**20
+    found = {
+        "seconds": time.perf_counter() - start, "first": dance.metadata["first_frame_seconds"], "device_mb": device,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, "compiled": len(compiled) - warm[0],
+        "ratio": boundary_ratio(np.asarray(changes), frames, pipe.settings.window, pipe.settings.overlap),
+    }  # fmt: skip
+    print(json.dumps(found))
+
+
+def boundary_ratio(change: np.ndarray, frames: int, window: int, overlap: int) -> float:
+    """Mean change [F-1] from frame to frame where a window begins or ends, over that elsewhere."""
+    edges = np.zeros(frames + 1, bool)
+    for each in windows(frames, window, overlap):
+        edges[[each[0], each[-1] + 1]] = True
+    edges = edges[1:frames]
+    return float(change[edges].mean() / change[~edges].mean())
+
+
+if __name__ == "__main__":
+    main()
