@@ -27,7 +27,7 @@ from champ_jax.infer.music import music_to_pose
 from champ_jax.infer.people import Person, check_instances, who
 from champ_jax.infer.photo import load_photos
 from champ_jax.infer.rendering import Rendering
-from champ_jax.infer.ring import FrameConditions, Seen
+from champ_jax.infer.ring import FrameConditions, Seen, on_each_device, window_mesh
 from champ_jax.infer.sample import SampleSettings, initial_noise, make_table, sample_frames
 from champ_jax.infer.video import Video
 from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
@@ -89,7 +89,8 @@ class Pipeline:
         policy = policy or Policy(compute=jnp.float32 if on_cpu else jnp.bfloat16)
         graphdef, expected = abstract_model(config, policy)
         account(_shapes(params), _shapes(expected), source=source)
-        self.params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32 if on_cpu else x.dtype), params)
+        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32 if on_cpu else x.dtype), params)
+        self.params = on_each_device(params, window_mesh())
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
         self.faces: FaceModel | None = None
         self._functions = _Functions(config, graphdef, self.schedule)

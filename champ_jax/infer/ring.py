@@ -95,6 +95,17 @@ class Orders(NamedTuple):
     active: np.ndarray
 
 
+def window_mesh() -> Mesh | None:
+    """This process's devices in a row, which windows are shared out over; None for a single one."""
+    devices = jax.local_devices()
+    return Mesh(np.asarray(devices), ("windows",)) if len(devices) > 1 else None
+
+
+def on_each_device(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays of a tree, whole on every device of the mesh."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def empty_ring(slots: int, noise, given: FrameConditions, denoise: Denoise, params, seen: Seen, steps: int, static: Static) -> Ring:
     """A ring of nothing, for frames like these: noise [m,h,w,C] and what is given of them."""
     shape = noise.shape[1:]
@@ -109,7 +120,7 @@ def empty_ring(slots: int, noise, given: FrameConditions, denoise: Denoise, para
         deep = tuple(jnp.zeros((slots, *found.shape[2:]), found.dtype) for _ in range(1 + static.guided))
     state = SamplerState(*(jnp.zeros((slots, *shape)) for _ in SamplerState._fields))
     ring = Ring(state, jnp.zeros((slots, *shape)), jnp.zeros((slots,), jnp.int32), kept, anchors, deep)
-    return ring if static.mesh is None else jax.device_put(ring, NamedSharding(static.mesh, PartitionSpec()))
+    return on_each_device(ring, static.mesh)
 
 
 @partial(jax.jit, donate_argnames="ring")

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from champ_jax.diffusion.samplers import SAMPLERS, make_steps
 from champ_jax.diffusion.schedule import Schedule
 from champ_jax.errors import UserError
-from champ_jax.infer.ring import Denoise, FrameConditions, Seen, Static, Table, empty_ring, make_orders, put, run_orders, take
+from champ_jax.infer.ring import Denoise, FrameConditions, Seen, Static, Table, empty_ring, make_orders, put, run_orders, take, window_mesh
 from champ_jax.infer.wavefront import Round, capacity, make_plan, rounds
 
 
@@ -193,10 +192,10 @@ def sample_latents(
 
 def _static(settings: SampleSettings, table: Table) -> Static:
     """Devices share the windows of a round, or its conditional and unconditional halves where there are twice as many."""
-    devices, rows = jax.local_devices(), settings.window_batch
-    halves = settings.guided and len(devices) > 1 and 2 * rows % len(devices) == 0 and rows % len(devices) != 0
-    shared = halves or (len(devices) > 1 and rows % len(devices) == 0)
-    mesh = Mesh(np.asarray(devices), ("windows",)) if shared else None
+    rows, mesh = settings.window_batch, window_mesh()
+    devices = 1 if mesh is None else mesh.size
+    halves = settings.guided and rows % devices != 0 and 2 * rows % devices == 0
+    mesh = mesh if halves or rows % devices == 0 else None
     noisy = bool(table.mix[:, :, 5].any())
     return Static(settings.guided, settings.guidance_rescale, noisy, settings.deep_every > 1, settings.anchor, mesh, halves)
 
