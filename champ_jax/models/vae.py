@@ -56,7 +56,7 @@ class VAEConfig:
 
 
 def own_norm(layer: GroupNorm, x: jax.Array) -> jax.Array:
-    """The layer with the statistics of x itself."""
+    """The layer on x [B,h,w,C] with the statistics of x itself; the same shape."""
     return layer(x)
 
 
