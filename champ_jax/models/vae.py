@@ -6,6 +6,7 @@ Images are channels last in [-1, 1]. With the default configuration it is sd-vae
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from champ_jax.nn.policy import Policy
 
 LOGVAR_RANGE = (-30.0, 20.0)
 EPSILON = 1e-6
+# How a norm is applied: norm(layer, x) -> x normalised. Tiles of one picture share the picture's statistics.
+Norm = Callable[[GroupNorm, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,11 @@ class VAEConfig:
         return self.patch * 2 ** max(len(self.channels) - 1, 0)
 
 
+def own_norm(layer: GroupNorm, x: jax.Array) -> jax.Array:
+    """The layer on x [B,h,w,C] with the statistics of x itself; the same shape."""
+    return layer(x)
+
+
 class Residual(nnx.Module):
     """norm, SiLU, conv, twice, + input (through a linear layer where the widths differ)."""
 
@@ -62,10 +70,10 @@ class Residual(nnx.Module):
         self.conv2 = conv(width_out, width_out, rngs, policy)
         self.shortcut = linear(width_in, width_out, rngs, policy) if width_in != width_out else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: Norm = own_norm) -> jax.Array:
         """x [B,h,w,C] -> [B,h,w,C']."""
-        hidden = self.conv1(jax.nn.silu(self.norm1(x)))
-        hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
+        hidden = self.conv1(jax.nn.silu(norm(self.norm1, x)))
+        hidden = self.conv2(jax.nn.silu(norm(self.norm2, hidden)))
         return hidden + (x if self.shortcut is None else self.shortcut(x))
 
 
@@ -112,10 +120,10 @@ class Down(nnx.Module):
         dtypes = {"dtype": policy.compute, "param_dtype": policy.param}
         self.downsample = nnx.Conv(width, width, (3, 3), 2, padding=padding, rngs=rngs, **dtypes) if halve else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: Norm = own_norm) -> jax.Array:
         """x [B,h,w,C] -> [B,h/2,w/2,C'], or [B,h,w,C'] at the coarsest."""
         for i in range(self.layers):
-            x = getattr(self, f"resnet_{i}")(x)
+            x = getattr(self, f"resnet_{i}")(x, norm)
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -128,10 +136,10 @@ class Up(nnx.Module):
             setattr(self, f"resnet_{i}", Residual(width if i else width_in, width, config.groups, rngs, policy))
         self.upsample = conv(width, width, rngs, policy) if double else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: Norm = own_norm) -> jax.Array:
         """x [B,h,w,C] -> [B,2h,2w,C'], or [B,h,w,C'] at the finest."""
         for i in range(self.layers):
-            x = getattr(self, f"resnet_{i}")(x)
+            x = getattr(self, f"resnet_{i}")(x, norm)
         if self.upsample is None:
             return x
         return self.upsample(upsample_nearest(x, (2 * x.shape[1], 2 * x.shape[2])))
@@ -152,10 +160,19 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,H,W,3] -> [B,h,w,2*latent_channels]."""
+        return self.coarse(self.fine(x))
+
+    def fine(self, x: jax.Array, norm: Norm = own_norm) -> jax.Array:
+        """All but the coarsest resolution: x [B,H,W,3] -> [B,h,w,C]."""
         x = self.conv_in(fold_patches(x, self.patch))
-        for i in range(self.levels):
-            x = getattr(self, f"down_{i}")(x)
-        return self.conv_out(jax.nn.silu(self.norm_out(self.mid(x))))
+        for i in range(self.levels - 1):
+            x = getattr(self, f"down_{i}")(x, norm)
+        return x
+
+    def coarse(self, x: jax.Array) -> jax.Array:
+        """The rest: x [B,h,w,C] -> [B,h,w,2*latent_channels]."""
+        x = self.mid(getattr(self, f"down_{self.levels - 1}")(x))
+        return self.conv_out(jax.nn.silu(self.norm_out(x)))
 
 
 class Decoder(nnx.Module):
@@ -173,10 +190,17 @@ class Decoder(nnx.Module):
 
     def __call__(self, z: jax.Array) -> jax.Array:
         """z [B,h,w,latent_channels] -> [B,H,W,3]."""
-        x = self.mid(self.conv_in(z))
-        for i in range(self.levels):
-            x = getattr(self, f"up_{i}")(x)
-        return unfold_patches(self.conv_out(jax.nn.silu(self.norm_out(x))), self.patch)
+        return self.fine(self.coarse(z))
+
+    def coarse(self, z: jax.Array) -> jax.Array:
+        """The coarsest resolution, and the doubling after it: z [B,h,w,latent_channels] -> [B,2h,2w,C]."""
+        return self.up_0(self.mid(self.conv_in(z)))
+
+    def fine(self, x: jax.Array, norm: Norm = own_norm) -> jax.Array:
+        """The rest: x [B,2h,2w,C] -> [B,H,W,3]."""
+        for i in range(1, self.levels):
+            x = getattr(self, f"up_{i}")(x, norm)
+        return unfold_patches(self.conv_out(jax.nn.silu(norm(self.norm_out, x))), self.patch)
 
 
 class VAE(nnx.Module):
