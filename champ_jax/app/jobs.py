@@ -59,11 +59,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished dance: its video, the skeleton's, all files that belong to it, and what made it, in words."""
+    """A finished dance: its video, the skeleton's, the keypoints, and what made it, in paragraphs of text."""
 
     video: Path
     skeleton: Path
-    files: list[Path]
+    motion: Path
     text: str
 
 
@@ -80,6 +80,7 @@ class Jobs:
         self.pipe, self.folder, self.limits = pipe, folder, limits
         self._one_at_a_time = threading.Lock()
         self._running: set[tuple[str, threading.Event]] = set()
+        self._stopped = False
 
     def dance(self, session: str, order: Order, say: Say) -> Made:
         """Makes what `session` ordered. Raises UserError, which names files as the visitor does, and Cancelled."""
@@ -97,16 +98,24 @@ class Jobs:
                     text = text.replace(path, Path(path).name)
                 raise UserError(text) from error
 
-    def cancel(self, session: str | None = None) -> None:
-        """Stops the jobs of `session`, or everybody's; each ends after the window it is at."""
-        for owner, cancelled in list(self._running):
-            if session is None or owner == session:
+    def cancel(self, session: str) -> None:
+        """Stops the jobs of `session`; each ends after the window it is at."""
+        for owner, cancelled in self._running.copy():
+            if owner == session:
                 cancelled.set()
+
+    def stop(self) -> None:
+        """Stops all jobs, those too that begin from now on."""
+        self._stopped = True
+        for _, cancelled in self._running.copy():
+            cancelled.set()
 
     @contextmanager
     def _cancellable(self, session: str) -> Iterator[threading.Event]:
         job = session, threading.Event()
         self._running.add(job)
+        if self._stopped:
+            job[1].set()
         try:
             yield job[1]
         finally:
@@ -142,18 +151,20 @@ class Jobs:
         began = time.monotonic()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        first: list[tuple[float, int]] = []
+        first: list[tuple[float, int]] = []  # when the first windows were done, and how many
 
         def on_progress(done: int, total: int) -> None:
             if cancelled.is_set():
                 raise Cancelled
             now = time.monotonic()
             # Before the first step the model may have been compiled: only what comes after it tells the pace.
-            first.append((now, done)) if not first else None
-            left = (now - first[0][0]) / (done - first[0][1]) * (total - done) if done > first[0][1] else None
-            say("dancing" if left is None else f"dancing, {left:.0f} s left", done, total)
+            if not first:
+                first.append((now, done))
+            since, counted = first[0]
+            left = f", {(now - since) / (done - counted) * (total - done):.0f} s left" if done > counted else ""
+            say(f"dancing{left}", done, total)
 
-        say("listening to the song", 0, 0)
+        say("listening to the song; the first dance takes longer", 0, 0)
         if cancelled.is_set():
             raise Cancelled
         video = self.pipe.dance(
@@ -165,7 +176,8 @@ class Jobs:
         say("writing the videos", 0, 0)
         out = self.folder / "dance.mp4"
         video.save(out, audio=order.song)
-        return Made(out, skeleton_path(out), sorted(self.folder.iterdir()), self._describe(order, video, length, time.monotonic() - began))
+        text = self._describe(order, video, length, time.monotonic() - began)
+        return Made(out, skeleton_path(out), out.with_suffix(".motion.npz"), text)
 
     def _describe(self, order: Order, video: Any, length: float, took: float) -> str:
         """What made the video, and what was done otherwise than the visitor may think."""
@@ -179,4 +191,4 @@ class Jobs:
             lines.append(f"The song goes on to {length:.1f} s: its beginning is danced to{most}.")
         if known["pose_source"] == "standing":
             lines.append("No pose was given: the person is assumed to stand upright in the middle of the photo.")
-        return "\n".join(lines)
+        return "\n\n".join(lines)

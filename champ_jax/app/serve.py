@@ -85,5 +85,5 @@ def serving(pipe: Any, name: str, limits: Limits, host: str = "127.0.0.1", port:
             )  # fmt: skip
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
-            jobs.cancel()
+            jobs.stop()
             page.close(verbose=False)
