@@ -54,9 +54,7 @@ def _fields(own: Any, limits: Limits) -> list[gr.components.Component]:
     photo = gr.Image(
         label="Photo", type="filepath", image_mode=None, sources=["upload"], buttons=["fullscreen"], height=280, elem_id="photo"
     )
-    song = gr.Audio(
-        label="Song: wav, flac, ogg or mp3", type="filepath", sources=["upload"], buttons=[], editable=False, elem_id="song"
-    )
+    song = gr.Audio(label="Song: wav, flac, ogg or mp3", type="filepath", sources=["upload"], buttons=[], editable=False, elem_id="song")
     pose = gr.File(label="Pose in the photo, JSON (else: standing)", file_types=[".json"], height=120, elem_id="pose")
     uploads = [photo, song, pose]
     for field in uploads:
