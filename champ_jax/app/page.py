@@ -11,7 +11,7 @@ from champ_jax.app.jobs import MAX_STEPS, Cancelled, Jobs, Limits, Order
 from champ_jax.errors import UserError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-DOWNLOADS = ("Save dance", "Save skeleton", "Save keypoints")
+DOWNLOADS = ("Save dance", "Save skeleton", "Save motion")
 KEEP_SECONDS, SWEEP_SECONDS = 2 * 3600, 600
 # Fonts that machines have: others would be fetched from far away.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -22,6 +22,7 @@ CSS = """
 #title p { overflow-wrap: anywhere }
 #status { min-height: 7.5em }
 #status .wrap:not(.hide) { inset: 0; background: var(--block-background-fill); opacity: 1 }
+#status .wrap:has(.error) { display: none }
 #status p { margin: 0 0 .3em }
 """
 

@@ -89,7 +89,7 @@ def test_a_dance_its_cancelled_next_and_a_broken_photo(page, pipe, files, tmp_pa
     durations = "[...document.querySelectorAll('#video video, #skeleton video')].map((video) => video.duration)"
     page.wait_for_function(f"{durations}.filter((seconds) => seconds > 7.9).length === 2")
     with page.expect_download() as download:
-        page.get_by_text("Save keypoints").click()
+        page.get_by_text("Save motion").click()
     assert download.value.suggested_filename == "dance.motion.npz"
 
     pipe.windows = ENDLESS
@@ -103,7 +103,7 @@ def test_a_dance_its_cancelled_next_and_a_broken_photo(page, pipe, files, tmp_pa
     page.get_by_text("8.0 s of video").wait_for()
 
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    page.locator("#photo button[aria-label='Clear']").click()
+    page.locator("#photo button[aria-label='Remove Image']").click()
     page.locator("#photo input[type=file]").set_input_files(tmp_path / "broken.png")
     page.locator("#photo input[type=file]").wait_for(state="detached")
     press(page, "Dance")
