@@ -134,6 +134,9 @@ class Jobs:
             raise UserError("there is no photo: upload one")
         if order.song is None:
             raise UserError("there is no song: upload one")
+        for path in filter(None, (order.photo, order.song, order.pose)):
+            if not Path(path).is_file():
+                raise UserError(f"{path} is not here any more, as nothing is kept for long: upload it again")
         for name in ("seconds", "seed", "steps", "guidance_scale"):
             if getattr(order, name) is None:
                 raise UserError(f"{name.replace('_', ' ')} is empty: give a number")

@@ -1,13 +1,13 @@
 """The page: fields on the left, the dance on the right. Everything it shows comes from this server."""
 
 import os
+import shutil
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio_client.utils import is_http_url_like
 
-from champ_jax.app.jobs import MAX_STEPS, Cancelled, Jobs, Limits, Order
+from champ_jax.app.jobs import MAX_STEPS, Cancelled, Jobs, Order
 from champ_jax.errors import UserError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -35,7 +35,7 @@ def build_page(jobs: Jobs, name: str) -> gr.Blocks:
         gr.Markdown(f"# A photo and a song: a dance\nModel {name}, {size}. Files of at most {limits.upload_mb:g} MB.", elem_id="title")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                fields = _fields(own, limits)
+                fields = _fields(jobs)
             with gr.Column(scale=3, min_width=300):
                 with gr.Row():
                     start = gr.Button("Dance", variant="primary", min_width=100)
@@ -50,8 +50,9 @@ def build_page(jobs: Jobs, name: str) -> gr.Blocks:
     return page.queue(max_size=limits.queue, default_concurrency_limit=1, api_open=False)
 
 
-def _fields(own: Any, limits: Limits) -> list[gr.components.Component]:
-    """The fields of an Order, in its order; `own`: the model's settings."""
+def _fields(jobs: Jobs) -> list[gr.components.Component]:
+    """The fields of an Order, in its order, with the model's own values."""
+    own, limits = jobs.pipe.settings, jobs.limits
     photo = gr.Image(
         label="Photo", type="filepath", image_mode=None, sources=["upload"], buttons=["fullscreen"], height=280, elem_id="photo"
     )
@@ -60,10 +61,11 @@ def _fields(own: Any, limits: Limits) -> list[gr.components.Component]:
     uploads = [photo, song, pose]
     for field in uploads:
         _take_uploads_only(field)
-    examples = [ASSETS / "photo.png", ASSETS / "songs/disco_2.ogg", ASSETS / "photo.json"]
-    if all(file.is_file() for file in examples):
-        gr.Examples([[os.fspath(file) for file in examples]], uploads, cache_examples=False, label="Try it with",
-                    example_labels=["the demo's photo and song"])  # fmt: skip
+    example = _example(jobs.folder.with_name("example"))
+    if example:
+        gr.Button("Fill in the demo's photo and song", size="sm").click(
+            lambda: example, None, uploads, queue=False, show_progress="hidden", api_visibility="private"
+        )
     seconds = gr.Slider(
         min(1, limits.seconds), limits.seconds, min(8, limits.seconds), step=0.5, label="Length in seconds",
         info="The dance ends with the song at the latest.", elem_id="seconds",
@@ -120,3 +122,12 @@ def _connect(jobs: Jobs, page: gr.Blocks, start: gr.Button, stop: gr.Button, inp
     # Gradio takes a job that waits out of the queue, and stops looking at one that runs; to stop that is ours.
     stop.click(cancel, None, status, queue=False, cancels=running, show_progress="hidden", **private)
     page.unload(leave)
+
+
+def _example(folder: Path) -> list[str]:
+    """Photo, song and pose of the repository, copied to `folder`, from which Gradio may take them; none if they are not there."""
+    files = [ASSETS / "photo.png", ASSETS / "songs/disco_2.ogg", ASSETS / "photo.json"]
+    if not all(file.is_file() for file in files):
+        return []
+    folder.mkdir()
+    return [os.fspath(shutil.copy(file, folder)) for file in files]

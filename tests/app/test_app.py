@@ -62,7 +62,10 @@ def page(browser, url):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith((url, "data:", "blob:")) else None)
     page.set_default_timeout(60_000)
-    page.goto(url)
+    # The page is there before it listens: a file that a program gives it too early is lost.
+    with page.expect_response("**/heartbeat/**"):
+        page.goto(url)
+    page.locator("input[type=file]").nth(2).wait_for(state="attached")
     yield page
     context.close()
     assert said == []
@@ -79,8 +82,7 @@ def press(page, name):
 
 
 def test_a_dance_its_cancelled_next_and_a_broken_photo(page, pipe, files, tmp_path):
-    photo, song = files
-    upload(page, photo, song)
+    upload(page, *files)
     pipe.windows = 100
     press(page, "Dance")
     page.get_by_text(re.compile(r"dancing, \d+ s left")).first.wait_for()
@@ -108,6 +110,15 @@ def test_a_dance_its_cancelled_next_and_a_broken_photo(page, pipe, files, tmp_pa
     page.locator("#photo input[type=file]").wait_for(state="detached")
     press(page, "Dance")
     page.get_by_text("broken.png: cannot read the image").wait_for()
+
+
+def test_the_example(page, pipe):
+    pipe.windows = 3
+    press(page, "Fill in the demo's photo and song")
+    page.locator("#pose").get_by_text(".json", exact=True).wait_for()
+    press(page, "Dance")
+    page.get_by_text("The song goes on to 17.0 s").wait_for()
+    page.get_by_text("No pose was given").wait_for(state="detached")
 
 
 def test_a_closed_page_cancels(page, pipe, files):
@@ -176,13 +187,19 @@ def test_large_files_are_refused(url, tmp_path):
     assert answer.status_code == 413
 
 
-def test_nothing_is_left_behind(files, tmp_path, monkeypatch):
+def test_nothing_is_kept_for_long_or_left_behind(files, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("champ_jax.app.page.KEEP_SECONDS", 2)
+    monkeypatch.setattr("champ_jax.app.page.SWEEP_SECONDS", 1)
     with serving(FakePipe(), "fake", Limits()) as url:
         photo, song = (sent(url, path) for path in files)
-        assert Path(photo["path"]).is_relative_to(tmp_path)
-        assert join(url, "me", photo, song).status_code == 200
+        join(url, "me", photo, song)
         assert '"success":true' in ending(url, "me")
+        uploads = Path(photo["path"]).parents[1]
+        assert uploads.is_relative_to(tmp_path)
+        wait_until(lambda: not [path for path in uploads.rglob("*") if path.is_file()])
+        join(url, "late", photo, song)
+        assert "photo.png is not here any more" in ending(url, "late")
     assert list(tmp_path.iterdir()) == []
 
 

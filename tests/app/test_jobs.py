@@ -74,7 +74,7 @@ def test_only_the_last_dance_is_kept(jobs, order):
         ({"song": "broken.png"}, "'broken.png' is not audio"),
         ({"photo": "broken.png"}, "broken.png: cannot read the image"),
         ({"pose": "broken.png"}, "broken.png: cannot read the pose"),
-        ({"photo": "nowhere.png"}, "nowhere.png: there is no such image file"),
+        ({"photo": "nowhere.png"}, "nowhere.png is not here any more"),
     ],
 )
 def test_wrong_orders_are_refused_by_the_names_that_files_have(jobs, order, tmp_path, change, message):
