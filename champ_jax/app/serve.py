@@ -28,7 +28,7 @@ class OwnThingsOnly:
     async def __call__(self, scope, receive, send):
         """Answers 404, or passes on; as ASGI has it."""
         path = scope.get("path", "").lower()
-        if "/proxy=" in path or "/file=http" in path:
+        if any(route in path for route in ("/proxy=", "/file=http", "/file/http")):
             await send({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return

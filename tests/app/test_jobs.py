@@ -36,9 +36,9 @@ def ignore(text, done, total):
 
 
 def test_a_real_model_dances(tmp_path, order):
-    pipe = load_pipeline(save_tiny(tmp_path / "model", tiny_config(TINY_M2P)))
+    # Without a reference there is no guidance either: less to compile.
+    pipe = load_pipeline(save_tiny(tmp_path / "model", tiny_config(TINY_M2P, reference=False)))
     said = []
-    order = dataclasses.replace(order, guidance_scale=1)  # half as much to compile
     made = Jobs(pipe, tmp_path / "made", Limits()).dance("me", order, lambda *words: said.append(words))
     for path in (made.video, made.skeleton):
         with av.open(str(path)) as container:
