@@ -25,6 +25,7 @@ ALLOWED = {
     "data": {"dims", "pose", "audio"},
     "infer": LOWER | {"convert"},
     "evaluate": LOWER | {"convert", "infer"},
+    "app": LOWER | {"convert", "infer"},
     "train": LOWER | {"convert", "infer", "evaluate"},
     "convert": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models"},
     "export": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models", "infer"},
