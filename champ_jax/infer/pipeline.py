@@ -35,12 +35,15 @@ from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.lora import add_lora
 from champ_jax.models.reference import project_reference, reference_features
-from champ_jax.models.vae import vae_images, vae_latents
+from champ_jax.models.vae_tiles import decode_tiled, encode_tiled
 from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
 
 DECODE_FRAMES = 8
 PHOTOS = (1, 2, 4, 8)
+"""Numbers of photos that programs are compiled for; others are filled up with photos that count nothing."""
+TILE, TILE_OVERLAP = 768, 128
+"""Pixels: pictures beyond the largest that CHAMP is trained on go through the autoencoder in tiles."""
 Progress = Callable[[int, int], None]
 
 
@@ -307,11 +310,15 @@ class _Functions:
     """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
 
     def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef, schedule: Schedule):
+        step = config.vae.downsampling
+        tile, overlap = TILE // step * step, TILE_OVERLAP // step * step
+
         def encode_photos(params, images, skeletons, weights):
             """u8 [R,H,W,3] each, [R] -> ({"reference": projected [1,...], "weight": [1,R]}, the photos' image tokens [1,R,1,Dc] or
             None, and their mean [1,1,Dc] or None)."""
             model = merge(graphdef, params)
-            latents = vae_latents(model.vae, images.astype(jnp.float32) / 127.5 - 1)[None]
+            mean, _ = encode_tiled(model.vae, images.astype(jnp.float32) / 127.5 - 1, tile, overlap)
+            latents = mean[None] * config.vae.scaling
             tokens = context = None
             if config.unet.context_dim is not None:
                 tokens = jnp.zeros((1, len(images), 1, config.unet.context_dim))
@@ -357,8 +364,8 @@ class _Functions:
 
         def decode(params, latents):
             """[F,h,w,C] -> u8 [F,H,W,3]."""
-            images = vae_images(merge(graphdef, params).vae, latents)
-            return jnp.round(images * 255).astype(jnp.uint8)
+            images = decode_tiled(merge(graphdef, params).vae, latents / config.vae.scaling, tile, overlap)
+            return jnp.round(jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8)
 
         self.encode_photos = jax.jit(encode_photos)
         self.encode_face = jax.jit(encode_face)
