@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import load_pipeline
+from champ_jax.infer.video import read_video
 from tests.infer.tiny import SIZE, WINDOW, save_tiny, tiny_config
 
 
@@ -127,3 +129,46 @@ def test_weights_of_another_geometry_are_refused(weights, tmp_path):
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match="no settings .'windows'."):
         load_pipeline(tmp_path / "model")
+
+
+def test_nothing_is_compiled_anew_for_another_length_number_of_photos_or_choice_of_maps(pipe):
+    pipe.animate(_photo(), _maps(5))
+    pipe.animate([_photo(value) for value in (30, 60, 90, 120)], _maps(5))
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "compile" in name else None)
+    try:
+        for frames, photos, kinds in ((1, 1, ("depth",)), (3, 3, ("dwpose",)), (23, 1, ("depth", "dwpose")), (11, 4, ("dwpose",))):
+            pipe.animate([_photo(30 * i) for i in range(1, photos + 1)], _maps(frames, kinds))
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not compiled
+
+
+def test_a_rendering_is_the_video_as_it_is_done(pipe, tmp_path):
+    rendering = pipe.render_animation(_photo(), _maps(19))
+    assert rendering.count == 19 and "seconds" not in rendering.metadata
+    chunks = list(rendering)
+    assert len(chunks) > 1 and rendering.done == 19 and rendering.metadata["first_frame_seconds"] <= rendering.metadata["seconds"]
+    np.testing.assert_array_equal(np.concatenate(chunks), pipe.animate(_photo(), _maps(19)).frames)
+    pipe.render_animation(_photo(), _maps(5)).save(tmp_path / "a.mp4", min_side=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.made.json", "a.mp4", "a.skeleton.mp4"]
+    assert len(read_video(tmp_path / "a.skeleton.mp4")[0]) == 5
+
+
+def test_a_stopped_rendering_leaves_what_can_be_played(pipe, tmp_path):
+    def stop(done, total):
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipe.render_animation(_photo(), _maps(60), on_progress=stop).save(tmp_path / "a.mp4", min_side=1)
+    counts = {path.name: len(read_video(path)[0]) for path in tmp_path.iterdir()}
+    assert set(counts) == {"a.partial.mp4", "a.skeleton.partial.mp4"} and 8 <= counts["a.partial.mp4"] < 60
+    pipe.render_animation(_photo(), _maps(5)).save(tmp_path / "a.mp4", min_side=1)
+    assert not list(tmp_path.glob("*.partial.mp4"))
+
+
+def test_deeper_levels_may_rest(pipe):
+    """Kept features change the video a little, and save nothing of it."""
+    full, kept = (pipe.animate(_photo(), _maps(9), steps=6, deep_every=every).frames.astype(int) for every in (1, 2))
+    assert 0 < np.abs(full - kept).mean() < np.abs(full - full.mean()).mean() / 2
