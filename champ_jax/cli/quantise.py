@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ def look_at_clips(args: argparse.Namespace, pipe, params, budget: float):
         return [held_out.read_clip(records[number], pipe.settings.size, min(FRAMES, pipe.settings.window)) for number in chosen]
 
     test, train = clips("test"), clips("train") if args.static else []
-    ranges = input_ranges(pipe, lambda pipe: held_out.animate_clips(pipe, train)) if train else None
+    ranges = input_ranges(pipe, partial(held_out.animate_clips, clips=train)) if train else None
+    truth = [clip.truth.frames for clip in test]
     with progress("blocks") as on_progress:
-        videos = lambda pipe: held_out.animate_clips(pipe, test)  # noqa: E731
-        return search(pipe, params, args.precision, videos, [clip.truth.frames for clip in test], budget, ranges, on_progress), ranges
+        animate = partial(held_out.animate_clips, clips=test)
+        return search(pipe, params, args.precision, animate, truth, budget, ranges, on_progress), ranges
 
 
 def report(args: argparse.Namespace, sizes: dict[str, float], recipe: dict[str, Any], choice) -> None:

@@ -158,6 +158,16 @@ def test_inputs_in_8_bits_with_ranges_seen_in_clips(weights, plain, tmp_path):
     assert 20 < psnr([found], [expected]) < float("inf")
 
 
+def test_the_command_keeps_a_budget_of_nothing_on_clips_of_people(weights, tmp_path, capsys):
+    options = ["--calibrate", "assets/dancers", "--budget", "0", "--json"]
+    assert main(["quantise", "--checkpoint", str(weights), "--precision", "int8", "--out", str(tmp_path / "q"), *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["lost_db"] <= 0 and bool(said["exclude"]) == (said["lost_db_without_exclusions"] > 0)
+    flat = flatten(load_weights(tmp_path / "q")[0])
+    assert all(not path.startswith(f"{block}/") or not path.endswith("/values") for path in flat for block in said["exclude"])
+    assert any(path.endswith("/values") for path in flat)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
