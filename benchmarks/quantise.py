@@ -1,6 +1,6 @@
 """What each precision does to the demo's size, speed and videos.
 
-    python -m benchmarks.quantise [--checkpoint DIR] [--data DIR] [--people 8] [--frames 24]
+    python -m benchmarks.quantise [--checkpoint DIR] [--data DIR] [--people 8] [--frames 24] [--rows ROW ...]
 
 Every row is a folder written as `champ-jax quantise` writes it and read by `load_pipeline`; bf16 and fp16 also compute in their
 16 bits, the others in float32. Bytes are of all files. The time is of one pass of the denoiser over one window, the median of 11
@@ -10,6 +10,7 @@ Every row is a folder written as `champ-jax quantise` writes it and read by `loa
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -48,6 +49,21 @@ def denoise_pass(pipe: Pipeline, clip: held_out.HeldOutClip):
     return once
 
 
+def write_and_read(row: str, folder: Path, params, config, ranges) -> Pipeline:
+    """The pipeline of a row, from the folder that it is written to; `ranges()` is asked for by a static one."""
+    name, _, static = row.partition(" ")
+    made = params if row == "f32" else quantise(params, name, (), ranges() if static else None)
+    save_weights(folder, made, config, "float32" if row == "f32" else None)
+    return load_pipeline(folder, Policy(compute=COMPUTE[name]) if name in COMPUTE else None)
+
+
+def seen_ranges(pipe: Pipeline, data: str, frames: int) -> dict[str, float]:
+    """Static ranges, seen in every tenth clip of the split `train`."""
+    train = open_records(data, "train")
+    clips = [held_out.read_clip(train[number], pipe.settings.size, frames) for number in range(0, len(train), 10)]
+    return input_ranges(pipe, partial(held_out.animate_clips, clips=clips))
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files of a model."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -71,36 +87,34 @@ def main() -> None:
     parser.add_argument("--data", default="assets/dancers", help="records with splits train and test (default: %(default)s)")
     parser.add_argument("--people", type=int, default=8, help="clips of test, at most (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=24, help="of each (default: %(default)s)")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help="some of: " + ", ".join(ROWS))
     args = parser.parse_args()
+    rows = list(dict.fromkeys(("f32", *args.rows)))
     params, config = gather(args.checkpoint, {})
     plain = load_pipeline(args.checkpoint)
-    train, test = (open_records(args.data, split) for split in ("train", "test"))
-    clips = [held_out.read_clip(test[number], plain.settings.size, args.frames) for number in range(min(args.people, len(test)))]
-    seen = [held_out.read_clip(train[number], plain.settings.size, args.frames) for number in range(0, len(train), 10)]
-    ranges = input_ranges(plain, lambda pipe: held_out.animate_clips(pipe, seen))
-    sizes, passes, outputs = {}, {}, {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for row in ROWS:
-            name, _, static = row.partition(" ")
-            folder = Path(scratch) / row
-            made = params if row == "f32" else quantise(params, name, (), ranges if static else None)
-            save_weights(folder, made, config, "float32" if row == "f32" else None)
-            pipe = load_pipeline(folder, Policy(compute=COMPUTE[name]) if name in COMPUTE else None)
-            sizes[row] = folder_bytes(folder)
-            outputs[row] = held_out.animate_clips(pipe, clips)
-            passes[row] = denoise_pass(pipe, clips[0])
-            print(f"{row}: {sizes[row]} bytes", flush=True)
-    scores = held_out.score_outputs(outputs, clips, held_out.make_judge(args.data, plain.settings.size))
-    times = times_in_turns(passes)
+    size, test = plain.settings.size, open_records(args.data, "test")
+    clips = [held_out.read_clip(test[number], size, args.frames) for number in range(min(args.people, len(test)))]
+    people = held_out.make_judge(args.data, size)
+    lines, passes, whole = {}, {}, 0
     print(f"{jax.devices()[0].device_kind}, {len(clips)} people, {args.frames} frames")
-    print("| precision | MB | smaller | denoiser, ms | PSNR to f32 | PSNR | PSNR, person | SSIM, person | identity top-1 |")
-    print("|" + "---|" * 9)
-    for row in ROWS:
-        low, middle, high = np.percentile(times[row], (25, 50, 75))
-        values = {score["name"]: score["value"] for score in scores[row]["metrics"] if score["n"]}
+    for row in rows:
+        with tempfile.TemporaryDirectory() as scratch:
+            pipe = write_and_read(row, Path(scratch), params, config, partial(seen_ranges, plain, args.data, args.frames))
+            size_now = folder_bytes(Path(scratch))
+        videos = held_out.animate_clips(pipe, clips)
+        if row == "f32":
+            whole, expected = size_now, videos
+        result = held_out.score_outputs({row: videos}, clips, people)[row]
+        values = {score["name"]: score["value"] for score in result["metrics"] if score["n"]}
         own = " | ".join(f"{values[name]:.{digits}f}" for name, digits in zip(SCORES, (3, 3, 4, 2)))
-        print(f"| {row} | {sizes[row] / 1e6:.2f} | {sizes['f32'] / sizes[row]:.2f} | {middle:.0f} ({low:.0f}-{high:.0f}) | "
-              f"{psnr(outputs[row], outputs['f32']):.1f} | {own} |")  # fmt: skip
+        lines[row] = f"{size_now / 1e6:.2f} | {whole / size_now:.2f} | {psnr(videos, expected):.1f} | {own}"
+        print(f"{row}: {lines[row]}", flush=True)
+        passes[row] = denoise_pass(pipe, clips[0])
+    print("| precision | MB | smaller | PSNR to f32 | PSNR | PSNR, person | SSIM, person | identity top-1 | denoiser, ms |")
+    print("|" + "---|" * 9)
+    for row, times in times_in_turns(passes).items():
+        low, middle, high = np.percentile(times, (25, 50, 75))
+        print(f"| {row} | {lines[row]} | {middle:.0f} ({low:.0f}-{high:.0f}) |")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from champ_jax.nn.quantised import dequantise
 from tests.infer.tiny import SIZE, save_tiny, tiny_config, tiny_params
 
 # Small, because compiling is what takes the time here.
-CONFIG = tiny_config(reference=False, channels=(32,), attention_levels=(True,))
+CONFIG = tiny_config(reference=False, channels=(32,), attention_levels=(True,), temporal=None)
 FRAMES = 2
 
 
