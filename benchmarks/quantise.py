@@ -3,8 +3,9 @@
     python -m benchmarks.quantise [--checkpoint DIR] [--data DIR] [--people 8] [--frames 24] [--rows ROW ...]
 
 Every row is a folder written as `champ-jax quantise` writes it and read by `load_pipeline`; bf16 also computes in its 16 bits,
-the others as by default, on a CPU in float32 (in fp16 the demo overflows). Bytes are of all files. The time is of one pass of the denoiser over one window, the median of 11
-(quartiles in brackets), taken in turns. Then PSNR to the videos of f32, and the scores of held-out people against the truth.
+the others as by default, on a CPU in float32 (in fp16 the demo overflows). Bytes are of all files. The time is of one pass of the
+denoiser over one window, the median of 11 (quartiles in brackets), taken in turns. Then PSNR to the videos of f32, and the scores of
+held-out people against the truth.
 """
 
 import argparse
