@@ -3,6 +3,7 @@
 model/config.json                      what is not one component's own, and the list of components
 model/denoiser/model.safetensors       arrays by their path inside the component, 'down_0/resnet_0/conv_1/kernel'
 model/denoiser/config.json             the component's part of the configuration
+Of a quantised kernel there are 'kernel/values', 'kernel/scale' and maybe 'kernel/range', as nn/quantised.py says.
 """
 
 import json
@@ -30,6 +31,7 @@ def save_weights(
     dtype: str | None = "float32",
     kept: Mapping[str, LazyArray] | None = None,
     origin: Mapping[str, str] | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a model; the folder appears under its name only when all of it is written, in place of an older one.
 
@@ -39,6 +41,7 @@ def save_weights(
       config: plain values that JSON can hold; `config[component]` goes into that component's folder.
       dtype: "float32", "bfloat16" or "float16": what floating-point arrays are stored as; None leaves them as they are.
       kept: arrays of a converted checkpoint that no component uses, by name; `origin` is the text stored with them.
+      recipe: how the weights were quantised, kept in config.json for those who want to know; nothing reads it.
 
     Returns:
       `directory` as a Path.
@@ -49,7 +52,7 @@ def save_weights(
     directory = Path(directory).absolute()
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"numbers cannot be stored as {dtype!r}: expected one of {', '.join(DTYPES)}.")
-    check_replaceable(directory, _is_ours)
+    check_model_place(directory)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     try:
         for name, component in params.items():
@@ -61,7 +64,7 @@ def save_weights(
         shared = {key: value for key, value in config.items() if key not in params or not value}
         if kept or origin:
             write_safetensors(partial / KEPT, kept or {}, origin)
-        _write_json(partial / CONFIG, {"components": counts, "config": shared})
+        _write_json(partial / CONFIG, {"components": counts, "config": shared, **({"quantised": recipe} if recipe else {})})
         replace_folder(partial, directory)
     except OSError as error:
         raise UserError(f"cannot write weights to {directory}: {error}") from error
@@ -129,6 +132,11 @@ def check_replaceable(directory: Path, ours: Callable[[Path], bool]) -> None:
             raise UserError(f"{directory} holds other files, such as {(others or ['/'])[0]}: give an empty or new folder.")
     elif directory.exists():
         raise UserError(f"{directory} is a file: give an empty or new folder.")
+
+
+def check_model_place(directory: Path) -> None:
+    """Raises UserError when a folder holds anything but a model."""
+    check_replaceable(directory, _is_ours)
 
 
 def _is_ours(path: Path) -> bool:

@@ -15,7 +15,7 @@ from champ_jax.errors import UserError
 
 COMMANDS = (
     "prepare", "train", "plan", "status", "dance", "animate", "app", "evaluate", "compare", "ablate", "dancers", "quickstart", "report",
-    "merge", "convert", "doctor",
+    "merge", "convert", "quantise", "doctor",
 )  # fmt: skip
 WRONG_INPUT, INTERRUPTED = 2, 130
 

@@ -12,6 +12,7 @@ from champ_jax.audio.features import features
 from champ_jax.diffusion.windows import windows
 from champ_jax.errors import UserError
 from champ_jax.infer.photo import Photo
+from champ_jax.models.animator import merge
 from champ_jax.models.m2p import M2P, M2PConfig, to_pixels
 from champ_jax.pose import skeleton as sk
 from champ_jax.pose.normalise import NormInfo, anchor, to_torso
@@ -128,7 +129,7 @@ def _compiled(config: M2PConfig):
 
     @jax.jit
     def run(params, music, keypoints, confidence, face):
-        outputs = nnx.merge(graphdef, params)(music, keypoints, confidence, face)
+        outputs = merge(graphdef, params)(music, keypoints, confidence, face)
         return {name: outputs[name] for name in ("keypoints", "confidence", "face")}
 
     return run

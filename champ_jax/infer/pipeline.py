@@ -38,6 +38,7 @@ from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.vae_tiles import decode_tiled, encode_tiled
 from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
+from champ_jax.nn.quantised import dequantise
 
 DECODE_FRAMES = 8
 PHOTOS = (1, 2, 4, 8)
@@ -84,7 +85,7 @@ class Pipeline:
         policy: Policy | None = None,
         source: str = "the parameters",
     ):
-        """params: nested dict of an Animator's parameters, of any floating dtype; `source` names them in errors.
+        """params: nested dict of an Animator's parameters, of any floating dtype or quantised; `source` names them in errors.
         policy: by default bfloat16 on accelerators and float32 on CPUs, which are no faster in less.
         Raises UserError, listing them, when the parameters are not exactly those that `config` needs."""
         self.config, self.settings = config, settings
@@ -92,8 +93,7 @@ class Pipeline:
         policy = policy or Policy(compute=jnp.float32 if on_cpu else jnp.bfloat16)
         graphdef, expected = abstract_model(config, policy)
         account(_shapes(params), _shapes(expected), source=source)
-        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32 if on_cpu else x.dtype), params)
-        self.params = on_each_device(params, window_mesh())
+        self.params = on_each_device(on_device(params), window_mesh())
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
         self.faces: FaceModel | None = None
         self._functions = _Functions(config, graphdef, self.schedule)
@@ -392,6 +392,7 @@ def load_pipeline(
     are not of the geometry that the folder's configuration states.
     """
     params, config = gather(path, components)
+    params = dequantise(params) if loras else params
     for lora, scale in loras:
         params = add_lora(params, read_lora(lora, params), scale, str(lora))
     return build_pipeline(params, config, ", ".join(map(str, filter(None, [path, *components.values()]))), policy)
@@ -404,8 +405,14 @@ def build_pipeline(params: Params, config: Mapping[str, Any], source: str, polic
     return Pipeline(AnimatorConfig.build(geometry), params, settings, policy, source=source)
 
 
+def on_device(params: Params) -> Params:
+    """Parameters as JAX arrays; on a CPU, which is no faster in less, those of 16 bits as float32. 8 bits stay as they are."""
+    on_cpu = jax.default_backend() == "cpu"
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float32 if on_cpu and x.dtype.itemsize > 1 else x.dtype), params)
+
+
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(array.shape) for path, array in flatten(params).items()}
+    return {path: tuple(array.shape) for path, array in flatten(jax.eval_shape(dequantise, params)).items()}
 
 
 def _settings(values: Mapping[str, Any], source: str) -> PipelineSettings:

@@ -20,6 +20,7 @@ from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.models.vae import VAE, VAEConfig
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
+from champ_jax.nn.quantised import dequantise, multiply_in_eight_bits
 
 Params = dict[str, Any]
 """Nested plain dict of arrays, with paths such as denoiser/down_0/attention_1/attn1/to_q/kernel."""
@@ -189,8 +190,10 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
 
 
 def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
-    """The inverse of `split`; cheap, and meant to be called inside the jitted function."""
-    return nnx.merge(graphdef, params)
+    """The inverse of `split`; cheap, and meant to be called inside the jitted function, where quantised kernels become numbers."""
+    model = nnx.merge(graphdef, dequantise(params))
+    multiply_in_eight_bits(model, params)
+    return model
 
 
 def init_params(config: AnimatorConfig, seed: int, policy: Policy = Policy()) -> Params:
