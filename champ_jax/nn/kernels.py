@@ -132,40 +132,42 @@ def _attend_segment(q, k, v, seen=None) -> _Segment:
 
     seen: with N = M, what each position may see, [...,N,R] of 0 and 1: none attends to a position that may see more.
     """
-    everywhere = functools.partial(_by_queries, limit=MAX_LOGITS * devices())
+    all_rows = functools.partial(_by_queries, limit=MAX_LOGITS * devices())
     if devices() > 1 or math.prod(q.shape[:-1]) * k.shape[-2] <= CPU_LOGITS:
-        return everywhere(q, k, v, seen)
+        return all_rows(q, k, v, seen)
     # Not jax.default_backend(): programs for accelerators are traced, planned and exported on machines that have none.
-    return jax.lax.platform_dependent(q, k, v, seen, cpu=_by_rows, default=everywhere)
+    return jax.lax.platform_dependent(q, k, v, seen, cpu=functools.partial(_by_rows, limit=CPU_LOGITS), default=all_rows)
 
 
-def _by_rows(q, k, v, seen) -> _Segment:
-    """`_attend_segment` on a CPU: as many rows (heads of frames) at a time as CPU_LOGITS allows."""
+def _by_rows(q, k, v, seen, limit: int) -> _Segment:
+    """`_attend_segment` with as many rows (heads of frames) at a time as `limit` logits allow."""
     *leading, queries, _ = q.shape
-    rows = math.prod(leading)
-    at_once = _divisor(rows, CPU_LOGITS // (queries * k.shape[-2]))
+    rows, logits = math.prod(leading), queries * k.shape[-2]
+    at_once = _divisor(rows, limit // logits)
 
     def grouped(x):
         return jnp.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(rows // at_once, at_once, *x.shape[-2:])
 
-    inputs = jax.tree.map(grouped, (q, k, v, seen))
-    parts = jax.lax.map(lambda part: _by_queries(*part, limit=CPU_LOGITS), inputs)
+    def attend_rows(part):
+        return _by_queries(*part, limit)
+
+    # Without the checkpoint the backward pass of a loop would keep every part's logits after all; queries have their own.
+    body = attend_rows if logits > limit else jax.checkpoint(attend_rows)
+    parts = jax.lax.map(body, jax.tree.map(grouped, (q, k, v, seen)))
     return jax.tree.map(lambda part: part.reshape(*leading, queries, -1), parts)
 
 
 def _by_queries(q, k, v, seen, limit: int) -> _Segment:
     """`_attend_segment` with as many queries at a time as `limit` logits allow."""
-    *leading, queries, dim = q.shape
+    *leading, queries, _ = q.shape
     chunk = _divisor(queries, limit // (math.prod(leading) * k.shape[-2]))
-    # Without the checkpoint the backward pass of a loop would keep every part's logits after all.
-    attend_at_once = jax.checkpoint(_attend_at_once) if limit <= CPU_LOGITS or chunk < queries else _attend_at_once
     if chunk == queries:
-        return attend_at_once(q, seen, k, v, seen)
+        return _attend_at_once(q, seen, k, v, seen)
 
     def chunks(x):
         return None if x is None else jnp.moveaxis(x.reshape(*x.shape[:-2], queries // chunk, chunk, x.shape[-1]), -3, 0)
 
-    parts = jax.lax.map(lambda part: attend_at_once(*part, k, v, seen), (chunks(q), chunks(seen)))
+    parts = jax.lax.map(jax.checkpoint(lambda part: _attend_at_once(*part, k, v, seen)), (chunks(q), chunks(seen)))
     return jax.tree.map(lambda part: jnp.moveaxis(part, 0, -3).reshape(*leading, queries, -1), parts)
 
 
