@@ -3,13 +3,15 @@
 Everything here is plain attention with scale 1/sqrt(d) and float32 logits and softmax. The XLA path computes each
 segment of keys apart and merges the parts by their maxima and sums, as flash attention does, so that keys shared by
 all the frames of a clip are never copied for each frame. Heads go before positions inside: batch dimensions that lead
-make plain matrix products, on a CPU twice as fast as others.
+make plain matrix products, on a CPU twice as fast as others. A CPU also works through a few heads at a time, whose
+logits stay in its cache, where an accelerator would rather have them all at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import math
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ import jax.numpy as jnp
 
 MAX_LOGITS = 2**26
 """Logits that a device holds at once in the XLA path (256 MiB in float32); beyond it, queries go through in chunks."""
+CPU_LOGITS = 2**21
+"""The same on a CPU, 8 MiB in float32: logits that go to memory and back take five times as long as those in the cache."""
 _DEVICES = contextvars.ContextVar("devices", default=1)
 
 
@@ -124,19 +128,45 @@ class _Segment(NamedTuple):
 
 
 def _attend_segment(q, k, v, seen=None) -> _Segment:
-    """Attends from q [...,N,d] to k, v [...,M,d], chunk by chunk of N where all logits at once take too much memory.
+    """Attends from q [...,N,d] to k, v [...,M,d], part by part where all logits at once take too much memory.
 
     seen: with N = M, what each position may see, [...,N,R] of 0 and 1: none attends to a position that may see more.
     """
-    *leading, queries, dim = q.shape
-    chunk = _chunk_size(queries, math.prod(leading) * k.shape[-2])
+    all_rows = functools.partial(_by_queries, limit=MAX_LOGITS * devices())
+    if devices() > 1 or math.prod(q.shape[:-1]) * k.shape[-2] <= CPU_LOGITS:
+        return all_rows(q, k, v, seen)
+    # Not jax.default_backend(): programs for accelerators are traced, planned and exported on machines that have none.
+    return jax.lax.platform_dependent(q, k, v, seen, cpu=functools.partial(_by_rows, limit=CPU_LOGITS), default=all_rows)
+
+
+def _by_rows(q, k, v, seen, limit: int) -> _Segment:
+    """`_attend_segment` with as many rows (heads of frames) at a time as `limit` logits allow."""
+    *leading, queries, _ = q.shape
+    rows, logits = math.prod(leading), queries * k.shape[-2]
+    at_once = _divisor(rows, limit // logits)
+
+    def grouped(x):
+        return jnp.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(rows // at_once, at_once, *x.shape[-2:])
+
+    def attend_rows(part):
+        return _by_queries(*part, limit)
+
+    # Without the checkpoint the backward pass of a loop would keep every part's logits after all; queries have their own.
+    body = attend_rows if logits > limit else jax.checkpoint(attend_rows)
+    parts = jax.lax.map(body, jax.tree.map(grouped, (q, k, v, seen)))
+    return jax.tree.map(lambda part: part.reshape(*leading, queries, -1), parts)
+
+
+def _by_queries(q, k, v, seen, limit: int) -> _Segment:
+    """`_attend_segment` with as many queries at a time as `limit` logits allow."""
+    *leading, queries, _ = q.shape
+    chunk = _divisor(queries, limit // (math.prod(leading) * k.shape[-2]))
     if chunk == queries:
         return _attend_at_once(q, seen, k, v, seen)
 
     def chunks(x):
         return None if x is None else jnp.moveaxis(x.reshape(*x.shape[:-2], queries // chunk, chunk, x.shape[-1]), -3, 0)
 
-    # Without the checkpoint the backward pass would keep every chunk's logits after all.
     parts = jax.lax.map(jax.checkpoint(lambda part: _attend_at_once(*part, k, v, seen)), (chunks(q), chunks(seen)))
     return jax.tree.map(lambda part: jnp.moveaxis(part, 0, -3).reshape(*leading, queries, -1), parts)
 
@@ -167,10 +197,9 @@ def _normalise(part: _Segment) -> jax.Array:
     return part.total / jnp.where(part.weight > 0, part.weight, 1.0)
 
 
-def _chunk_size(queries: int, logits_per_query: int) -> int:
-    """The largest divisor of `queries` whose logits stay under MAX_LOGITS on each device."""
-    fitting = max(1, min(queries, MAX_LOGITS * devices() // logits_per_query))
-    return next(size for size in range(fitting, 0, -1) if queries % size == 0)
+def _divisor(count: int, limit: int) -> int:
+    """The largest divisor of `count` up to `limit`, at least 1."""
+    return next(size for size in range(max(1, min(count, limit)), 0, -1) if count % size == 0)
 
 
 def _fits_cudnn(q: jax.Array) -> bool:

@@ -60,17 +60,49 @@ def test_masked_rows_send_no_gradient_to_the_reference(arrays):
     assert np.all(np.isfinite(grad)) and np.any(np.asarray(grad[1]) != 0)
 
 
-def test_chunks_change_nothing(arrays, monkeypatch):
-    own, shared = arrays
+def value_and_gradients(own, shared):
+    def loss(*arrays):
+        return jnp.sum(attend_with_shared(*arrays) ** 2)
 
-    def value_and_gradient():
-        return jax.value_and_grad(lambda q: jnp.sum(attend_with_shared(q, *own[1:], *shared) ** 2))(own[0])
+    return jax.tree.leaves(jax.value_and_grad(loss, argnums=range(5))(*own, *shared))
 
-    at_once = value_and_gradient()
-    monkeypatch.setattr(kernels, "MAX_LOGITS", 2 * B * K * F * N)
-    assert kernels._chunk_size(N, B * K * F * N) == 2
-    for a, b in zip(at_once, value_and_gradient()):
+
+@pytest.mark.parametrize("rows", [2, 1 / 3], ids=["rows", "queries of a row"])
+def test_parts_on_a_cpu_change_nothing(arrays, monkeypatch, rows):
+    at_once = value_and_gradients(*arrays)
+    monkeypatch.setattr(kernels, "CPU_LOGITS", int(rows * N * N))
+    assert "scan[" in str(jax.make_jaxpr(attend_with_shared)(*arrays[0], *arrays[1]))
+    for a, b in zip(at_once, value_and_gradients(*arrays)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_on_a_cpu_keep_apart_what_is_not_seen(monkeypatch):
+    draw = np.random.default_rng(0).standard_normal
+    q, k, v = (draw((B, N, K, D)).astype(np.float32) for _ in range(3))
+    seen = (np.arange(B * N * 2).reshape(B, N, 2) % 3 > 0).astype(np.float32)
+    at_once = attend(q, k, v, seen)
+    assert np.abs(at_once - attend(q, k, v)).max() > 0.01
+    monkeypatch.setattr(kernels, "CPU_LOGITS", 2 * N)
+    np.testing.assert_allclose(attend(q, k, v, seen), at_once, atol=1e-6)
+
+
+def test_chunks_of_queries_change_nothing(arrays, monkeypatch):
+    """What accelerators do, and several devices: all rows at once, but not all queries."""
+    at_once = value_and_gradients(*arrays)
+    monkeypatch.setattr(kernels, "MAX_LOGITS", B * K * F * N)
+    with kernels.shared_by(2):
+        assert "scan[" in str(jax.make_jaxpr(attend_with_shared)(*arrays[0], *arrays[1]))
+        chunked = value_and_gradients(*arrays)
+    for a, b in zip(at_once, chunked):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_exports_for_accelerators_attend_at_once(arrays, monkeypatch, platform):
+    monkeypatch.setattr(kernels, "CPU_LOGITS", N)
+    exported = jax.export.export(jax.jit(attend_with_shared), platforms=[platform])(*arrays[0], *arrays[1])
+    text = exported.mlir_module()
+    assert "stablehlo.while" not in text and "custom_call" not in text
 
 
 def test_half_precision_stays_half(arrays):

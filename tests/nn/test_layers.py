@@ -43,6 +43,18 @@ def test_strided_convolution_pads_like_pytorch():
     np.testing.assert_array_equal(out, [[0, 0], [0, 6]])
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (4, 2), (5, 1), (3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_of_images_smaller_than_the_window(shape, stride):
+    layer = conv(3, 5, KEYS, Policy(), stride=stride)
+    x = np.random.default_rng(0).standard_normal((2, *shape, 3)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows, columns = range(0, shape[0], stride), range(0, shape[1], stride)
+    kernel = np.asarray(layer.kernel[...])
+    expected = [[np.einsum("bijc,ijco->bo", padded[:, i : i + 3, j : j + 3], kernel) for j in columns] for i in rows]
+    np.testing.assert_allclose(layer(x), np.moveaxis(np.array(expected), 2, 0), atol=1e-5)
+
+
 def test_zero_layers_start_at_nothing():
     for layer, shape in ((linear(4, 3, KEYS, Policy(), zero=True), (2, 4)), (conv(4, 3, KEYS, Policy(), zero=True), (1, 2, 2, 4))):
         assert not np.any(layer(jnp.ones(shape)))
