@@ -17,7 +17,7 @@ from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.infer.sample import initial_noise
 from champ_jax.models.lora import new_lora
 from champ_jax.nn.quantised import dequantise
-from tests.infer.tiny import SIZE, save_tiny, tiny_config, tiny_params
+from tests.infer.tiny import SIZE, WINDOW, save_tiny, tiny_config, tiny_params
 
 # Small, because compiling is what takes the time here.
 CONFIG = tiny_config(reference=False, channels=(32,), attention_levels=(True,), temporal=None)
@@ -150,7 +150,7 @@ def test_inputs_in_8_bits_with_ranges_seen_in_clips(weights, plain, tmp_path):
     layers = {path.removesuffix("/kernel") for path in flatten(pipe.params) if path.startswith("denoiser/") and path.endswith("/kernel")}
     unused = layers - ranges.keys()
     assert ranges.keys() <= layers and all("attn2" in path for path in unused)
-    noise = initial_noise(0, FRAMES, (SIZE[0] // 4, SIZE[1] // 4, 4))
+    noise = initial_noise(0, max(FRAMES, WINDOW), (SIZE[0] // 4, SIZE[1] // 4, 4))
     assert ranges["denoiser/conv_in"] == pytest.approx(np.abs(noise).max())
     params, config = load_weights(weights)
     save_weights(tmp_path / "q", quantise(params, "w8a8", (), ranges), config, None)
