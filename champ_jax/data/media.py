@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from champ_jax.errors import UserError
 
@@ -241,6 +241,8 @@ def _read_image(path: str | os.PathLike, use: Callable[[Image.Image], Any]) -> A
         return _open(path, read)
     except (UserError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # whose own message names an open file's address
+        raise UserError(f"{shown(path)}: cannot read the image: it is in no known format; give a PNG or JPEG file") from error
     except Exception as error:  # PIL lets out whatever its readers stumble over in a damaged file
         raise UserError(f"{shown(path)}: cannot read the image: {error}; give a PNG or JPEG file") from error
 
