@@ -61,6 +61,7 @@ class PipelineSettings:
     overlap: int = 4
     steps: int = 20
     guidance_scale: float = 3.5
+    sampler: str = "ddim"
 
 
 class Pipeline:
