@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.optim = ConfigDict(
         {
-            "steps": 200,
+            "steps": 120,
             "learning_rate": 1e-4,
             "warmup": 20,
             "decay": 0.8,
@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "solver_steps": 50,
             "huber": 0.001,
             "noise_offset": 0.0,
-            "last_step": 0.0,
+            "last_step": 0.1,
             "person": 8.0,
             "face_region": 2.0,
             "condition_scale": (1.0, 1.0, 0.0),
@@ -66,7 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # What `load_pipeline` samples with when nothing else is asked for.
     config.sampling = ConfigDict({"steps": 4, "guidance_scale": 1.0, "sampler": "lcm"})
-    config.log = ConfigDict({"scalars": 25, "evaluate": 100, "save": 100, "validation_batches": 4, "sample_steps": 0, "wandb": ""})
+    config.log = ConfigDict({"scalars": 20, "evaluate": 60, "save": 60, "validation_batches": 4, "sample_steps": 0, "wandb": ""})
     if variant == "guidance":
         del config.loss["solver_steps"], config.loss["huber"]
         config.loss.update({"distil": "guidance", "teacher_scale": 2.0, "snr_gamma": 5.0, "snr_form": "champ"})

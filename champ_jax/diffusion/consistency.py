@@ -3,17 +3,18 @@
 import jax
 import jax.numpy as jnp
 
+from champ_jax.diffusion.samplers import LCM_SCALING, LCM_SIGMA
 from champ_jax.diffusion.schedule import Schedule, to_x0
-
-SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
-"""Of the boundary condition, as in diffusers' LCMScheduler: what is sampled must be what was trained."""
 
 
 def boundary(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(c_skip, c_out) at timesteps t [B] or scalar, float32: 1 and 0 at t = 0, nearly 0 and 1 a few steps on. Shape of t."""
-    scaled = jnp.asarray(t, jnp.float32) * TIMESTEP_SCALING
-    total = scaled**2 + SIGMA_DATA**2
-    return SIGMA_DATA**2 / total, scaled / jnp.sqrt(total)
+    """(c_skip, c_out) at timesteps t [B] or scalar, float32: 1 and 0 at t = 0, nearly 0 and 1 from then on. Shape of t.
+
+    Those of the sampler "lcm": what is sampled must be what was trained.
+    """
+    scaled = jnp.asarray(t, jnp.float32) * LCM_SCALING
+    total = scaled**2 + LCM_SIGMA**2
+    return LCM_SIGMA**2 / total, scaled / jnp.sqrt(total)
 
 
 def consistency(schedule: Schedule, x: jax.Array, prediction: jax.Array, t: jax.Array) -> jax.Array:
