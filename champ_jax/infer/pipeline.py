@@ -48,7 +48,7 @@ class PipelineSettings:
 
     size: (height, width) the model was trained at. fps: frames a second of its videos. motion_fps: rate of M2P's poses.
     music_spec: the music features M2P reads, motion_window frames at a time. guidance_strength: what the guidance was
-    multiplied by at the end of training. window, overlap, steps, guidance_scale: defaults of sampling.
+    multiplied by at the end of training. window, overlap, steps, sampler, guidance_scale: defaults of sampling.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -60,8 +60,8 @@ class PipelineSettings:
     window: int = 24
     overlap: int = 4
     steps: int = 20
-    guidance_scale: float = 3.5
     sampler: str = "ddim"
+    guidance_scale: float = 3.5
 
 
 class Pipeline:
