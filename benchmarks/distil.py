@@ -4,9 +4,9 @@
     python -m benchmarks.distil --student runs/demo_d_guidance/weights --scale 2
 
 Trains configs/demo_d.py from the teacher into --workdir where no --student is given. The teacher goes by DDIM with classifier-free
-guidance of --scale, the student by its own sampler without; "passes" are of the denoiser. "like the teacher" is PSNR of its frames
-against those of the teacher's most steps, from the same noise (lcm adds noise of its own); "motion" is the mean difference between
-neighbouring frames over the truth's: 1 moves as the truth does, more is grain that flickers.
+guidance of --scale; the student, and once more the teacher, by the student's sampler without. "passes" are of the denoiser; "like
+the teacher" is PSNR of its frames against those of the teacher's most steps, from the same noise (lcm adds noise of its own);
+"motion" is the mean difference between neighbouring frames over the truth's: 1 moves as the truth does, more is grain that flickers.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def main() -> None:
     records, size = open_records(args.data, "test"), teacher.settings.size
     clips = [held_out.read_clip(records[i], size, FRAMES) for i, info in enumerate(records.infos) if info.stored]
     runs = [("teacher", teacher, n, args.scale, "ddim") for n in args.teacher_steps]
-    runs += [("student", student, n, 1.0, student.settings.sampler) for n in STUDENT_STEPS[student.settings.sampler]]
+    own = student.settings.sampler
+    # The teacher as the student is sampled, which tells what training did from what the sampler does.
+    runs += [(who, pipe, n, 1.0, own) for n in STUDENT_STEPS[own] for who, pipe in (("teacher", teacher), ("student", student))]
     outputs = {}
     for who, pipe, steps, scale, sampler in runs:
         pipe.settings = dataclasses.replace(pipe.settings, steps=steps, guidance_scale=scale, sampler=sampler)
