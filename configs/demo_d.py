@@ -2,7 +2,7 @@
 
 Command:  champ-jax train --config configs/demo_d.py --workdir runs/demo_d
           (demo_d:guidance learns the teacher's guidance at a scale of 2 alone)
-Hardware: 2 CPU cores, 4 GB of memory. Time, expected metrics: docs/training.md.
+Hardware: 2 CPU cores, 4 GB of memory, 188 GFLOP a step. What to expect, which is little: docs/training.md.
 """
 
 from ml_collections import ConfigDict
