@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from champ_jax.checkpoint import store
 from champ_jax.checkpoint.integrity import read_manifest
-from champ_jax.checkpoint.weights import CONFIG, open_weights, unflatten
+from champ_jax.checkpoint.weights import CONFIG, TEACHER, open_weights, unflatten
 from champ_jax.errors import UserError
 
 
@@ -52,4 +52,5 @@ def _from_run(path: Path, shapes_only: bool) -> tuple[dict[str, Any], dict[str, 
         raise UserError(f"{path}: the checkpoint of step {step} does not say which model it is of; give a folder of weights")
     # The average stands in for what was trained; the rest was frozen.
     parts = {key.removeprefix(group): x for group in ("ema/", "frozen/") for key, x in arrays.items() if key.startswith(group)}
+    parts = {key: x for key, x in parts.items() if not key.startswith(f"{TEACHER}/")}
     return unflatten(parts), dict(meta["model"])

@@ -21,6 +21,8 @@ from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safe
 from champ_jax.errors import UserError
 
 CONFIG, ARRAYS, KEPT = "config.json", "model.safetensors", "kept.safetensors"
+TEACHER = "teacher"
+"""The component of a run's frozen parameters that no model has: it stays in the run's checkpoints."""
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 

@@ -85,7 +85,7 @@ def bad_inputs(place: Path, weights: Path, directory: Path) -> Iterator[tuple[st
     yield "kinds of maps with different numbers of frames", animate(guidance=place / "uneven"), "depth"
     yield "a frame size that the network cannot have", animate(size="61x64"), "61x64"
     yield "a song for a model without M2P", _dance(place, weights, photo), "M2P"
-    yield "a configuration that is not there", train(config="stage_d"), "stage_d"
+    yield "a configuration that is not there", train(config="stage_e"), "stage_e"
     yield "a misspelt setting", train("optim.learning_rat=1"), "optim.learning_rat"
     yield "a setting of another type", train("optim.steps=many"), "optim.steps"
     yield "training from weights of another geometry", train(f"init_from={weights}"), "were trained with"

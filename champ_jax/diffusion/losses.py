@@ -92,6 +92,24 @@ def temporal_loss(schedule: Schedule, predicted: jax.Array, x0: jax.Array, t: ja
     return jnp.mean(error.mean(tuple(range(1, error.ndim))) * alpha_bar(schedule, t))
 
 
+def pseudo_huber(error: jax.Array, c: float) -> jax.Array:
+    """sqrt(error^2 + c^2) - c, cell by cell, float32, shape of error: the square below c, the absolute value above.
+
+    Distillation by consistency goes astray with squares, which a few cells far off rule (arXiv 2310.04378, 2310.14189).
+    """
+    return jnp.sqrt(jnp.square(error.astype(jnp.float32)) + c**2) - c
+
+
+def pixel_weights(mask: jax.Array, face_box: jax.Array, grid: tuple[int, int], person: float, face: float) -> jax.Array:
+    """Loss weight per latent cell [B,F,h,w,1] float32: 1, `person` more on the person and `face` more on the face.
+
+    mask: [B,F,H,W], 1 on the person; face_box: [B,F,4] as in `box_mask`; grid: (h, w).
+    """
+    mask = mask.astype(jnp.float32)
+    weight = 1.0 + person * mask + face * box_mask(face_box, mask.shape[2:])
+    return jax.image.resize(weight, weight.shape[:2] + grid, "linear", antialias=True)[..., None]
+
+
 def box_mask(boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
     """How far boxes cover each pixel: [..., 4] xyxy in pixels -> [..., H, W] float32 in [0, 1].
 

@@ -11,7 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.partial import account
-from champ_jax.checkpoint.weights import save_weights
+from champ_jax.checkpoint.weights import TEACHER, save_weights
 from champ_jax.convert.checkpoints import import_checkpoint
 from champ_jax.convert.components import gather
 from champ_jax.data.records import Records
@@ -25,7 +25,8 @@ from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
 from champ_jax.parallel.mesh import fetch
 from champ_jax.parallel.multihost import barrier, is_first
-from champ_jax.train.stages import is_trained
+from champ_jax.train.distil import Taught
+from champ_jax.train.stages import STAGES, is_trained
 from champ_jax.train.state import TrainState
 
 Params = dict[str, Any]
@@ -83,6 +84,8 @@ def assemble(config, records: Records) -> Assembled:
         described["face_id"] = _of_faces(described.get("face_id") or {}, records)
     geometry, build, graphdef, expected = _expected(described, config)
     expected = flatten_dict(expected, sep="/")
+    if config.stage == "D":  # what is learned from is what is started from
+        loaded[TEACHER] = loaded.get("denoiser", {})
     passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
     given = flatten_dict({name: part for name, part in loaded.items() if name not in passengers}, sep="/")
     fresh = _fresh(expected, given, config)
@@ -130,10 +133,12 @@ def assemble_abstract(config) -> Assembled:
 
 
 def _champ(config) -> dict[str, Any]:
-    """What `config.model` leaves out because the weights of a full-size run say it: the image encoder and M2P."""
-    # Stage C gets the M2P of stage B handed on, frozen.
-    needed = {"clip": config.model.get("reference", True), "m2p": config.stage == "C" or "music_start" in config.get("loss", {})}
-    return {name: {} for name, wanted in needed.items() if wanted and name not in config.model}
+    """What `config.model` leaves out because the weights of a full-size run say it: the image encoder, M2P, temporal modules."""
+    clips = STAGES[config.stage].batches == "C"
+    # Stages on clips get the M2P of stage B handed on, frozen.
+    needed = {"clip": config.model.get("reference", True), "m2p": clips or "music_start" in config.get("loss", {})}
+    parts = {name: {} for name, wanted in needed.items() if wanted and name not in config.model}
+    return parts | ({"unet": {"temporal": {}}} if config.stage == "D" else {})
 
 
 def _expected(described: dict, config):
@@ -143,7 +148,7 @@ def _expected(described: dict, config):
     policy = Policy(compute=jnp.dtype(config.compute_dtype))
     if config.stage == "A" and geometry.m2p is None:
         raise UserError("stage A trains M2P: give its geometry in config.model.m2p or weights that have one in init_from")
-    kind = MusicModel if config.stage == "A" else Animator
+    kind = {"A": MusicModel, "D": Taught}.get(config.stage, Animator)
 
     def build(keys: ParamKeys) -> nnx.Module:
         return kind(geometry, keys, policy)
@@ -171,8 +176,8 @@ def _of_faces(face_id: dict, records: Records) -> dict:
 def _new_lora(shapes: dict, config) -> dict[str, np.ndarray]:
     """The LoRA that `config.lora` asks for, of what the stage computes; the encoders of pixels stay as they are, since what they make
     may be cached."""
-    idle = ("m2p/",) if config.stage == "C" else ()
-    kernels = {path: shape for path, shape in shapes.items() if not path.startswith(("vae/", "clip/", *idle))}
+    idle = ("m2p/",) if STAGES[config.stage].batches == "C" else ()
+    kernels = {path: shape for path, shape in shapes.items() if not path.startswith(("vae/", "clip/", f"{TEACHER}/", *idle))}
     if config.stage == "B":
         kernels = {path: shape for path, shape in kernels.items() if "/temporal" not in path}
     return new_lora(kernels, config.lora.modules, config.lora.rank, config.seed)
@@ -272,10 +277,12 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
         }
     else:
         settings = {"size": [config.data.size] * 2, "guidance_strength": float(config.loss.condition_scale[1])}
-    if config.stage == "C":
+    if STAGES[config.stage].batches == "C":
         clip = next(records.readable(i for i, info in enumerate(records.infos) if info.stored > 1), None)
         if clip is None:
-            raise UserError(f"{config.data.directory}, split {config.data.split}: stage C needs clips with frames, and none here has any")
+            raise UserError(
+                f"{config.data.directory}, split {config.data.split}: stage {config.stage} needs clips with frames, and none here has any"
+            )
         # Seconds between the frames of a training clip are the ones between the frames of a video.
         between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds
         settings |= {"window": config.data.frames, "overlap": config.data.frames // 4, "fps": float(1.0 / between)}
@@ -290,7 +297,7 @@ def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> 
     trained = fetch(state.ema)
     params = unflatten_dict({**flatten_dict(assembled.params, sep="/"), **flatten_dict(trained, sep="/")}, sep="/")
     if is_first():
-        whole = {**params, **assembled.passengers}
+        whole = {name: part for name, part in {**params, **assembled.passengers}.items() if name != TEACHER}
         save_weights(directory, {LORA: trained[LORA]} if LORA in trained else whole, assembled.described)
     barrier("weights")
     return directory

@@ -3,12 +3,14 @@
 from champ_jax.diffusion.losses import SNR_FORMS
 from champ_jax.errors import UserError
 from champ_jax.train.assemble import Assembled
+from champ_jax.train.distil import LESSONS
 from champ_jax.train.stages import M2P_WEIGHTS, STAGES
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 POSITIVE = {
     "optim": ("steps", "accumulation"),
     "data": ("batch_size", "frames", "first_frames", "stride", "size", "references"),
+    "loss": ("solver_steps", "teacher_scale"),
     "log": ("scalars", "evaluate", "save", "validation_batches"),
 }
 
@@ -34,6 +36,10 @@ def check(config) -> None:
         raise UserError("config.data.latent_cache holds what a frozen CLIP makes of photos: set config.train_clip=false, or leave it off")
     if "m2p" in config.loss and config.loss.m2p not in M2P_WEIGHTS:
         raise UserError(f"config.loss.m2p is {config.loss.m2p!r}: expected one of {', '.join(M2P_WEIGHTS)}")
+    if config.stage == "D" and config.loss.distil not in LESSONS:
+        raise UserError(f"config.loss.distil is {config.loss.distil!r}: expected one of {', '.join(LESSONS)}")
+    if "huber" in config.loss and not config.loss.huber > 0:
+        raise UserError(f"config.loss.huber is {config.loss.huber}: expected more than 0")
     if config.data.batch_size % config.optim.accumulation:
         raise UserError(
             f"config.data.batch_size {config.data.batch_size} must be a multiple of config.optim.accumulation {config.optim.accumulation}"
@@ -46,6 +52,15 @@ def check_model(config, assembled: Assembled) -> None:
     step = assembled.config.vae.downsampling
     if config.stage != "A" and config.data.size % step:
         raise UserError(f"config.data.size is {config.data.size}: this model's VAE needs a multiple of {step}")
+    if config.loss.get("teacher_scale", 1) != 1 and not assembled.config.reference:
+        raise UserError(
+            f"config.loss.teacher_scale is {config.loss.teacher_scale}, but this model never sees a photo, so that there is nothing to "
+            "guide towards: set 1"
+        )
+    if config.loss.get("solver_steps", 1) > assembled.schedule.steps:
+        raise UserError(
+            f"config.loss.solver_steps is {config.loss.solver_steps}: this model's schedule has {assembled.schedule.steps} steps"
+        )
     if config.stage != "B" or assembled.config.m2p is None:
         return
     needed = {"data": ("motion_frames",), "loss": ("m2p", "m2p_weight", "music_start", "music_share")}

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from champ_jax.checkpoint.weights import TEACHER
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
 from champ_jax.evaluate.quality import frame_scores
@@ -18,7 +19,7 @@ from champ_jax.parallel.multihost import is_first
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.feed import make_batches
 from champ_jax.train.log import MetricLog
-from champ_jax.train.stages import Stage
+from champ_jax.train.stages import STAGES, Stage
 from champ_jax.train.state import TrainState, averaged_params
 
 DROPOUTS = ("reference_dropout", "clip_dropout", "guidance_dropout", "skeleton_only")
@@ -65,7 +66,7 @@ class Evaluation:
             metrics[name] = np.mean([float(values[name]) for _, values in results])
         columns = None
         if self.config.log.sample_steps and self.config.stage != "A":
-            params = fetch(params)
+            params = fetch({name: part for name, part in params.items() if name != TEACHER})
             if is_first():
                 columns = self.sample(with_lora(params))
                 scores = frame_scores(columns["truth"], columns["model"])
@@ -74,7 +75,7 @@ class Evaluation:
         if columns is not None:
             rows = np.concatenate(list(columns.values()), 2)
             (workdir / "samples").mkdir(exist_ok=True)
-            if self.config.stage == "C":
+            if STAGES[self.config.stage].batches == "C":
                 from champ_jax.infer.video import write_video
 
                 write_video(workdir / "samples" / f"{step:07d}.mp4", rows, self.assembled.described["pipeline"]["fps"])
@@ -93,6 +94,7 @@ class Evaluation:
                 window=self.config.data.frames,
                 overlap=0,
                 guidance_strength=float(self.config.loss.condition_scale[1]),
+                sampler=self.config.get("sampling", {}).get("sampler", PipelineSettings.sampler),
             )
             self._pipeline = Pipeline(config, params, settings)
         self._pipeline.params = params

@@ -19,6 +19,7 @@ from champ_jax.models.m2p import measure_statistics, with_statistics
 from champ_jax.parallel.multihost import barrier, is_first, say
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.conditions import image_token
+from champ_jax.train.stages import STAGES
 
 MEASURED = 32  # batches
 REMEMBERED = 64  # steps
@@ -27,7 +28,7 @@ REMEMBERED = 64  # steps
 def clip_lengths(config) -> list[tuple[int, int]]:
     """(first step, frames a clip) phases: `frames` all along, or doubling from `first_frames` in equal shares."""
     lengths = [config.data.frames]
-    while config.stage == "C" and lengths[0] > config.data.first_frames:
+    while STAGES[config.stage].batches == "C" and lengths[0] > config.data.first_frames:
         lengths.insert(0, max(lengths[0] // 2, config.data.first_frames))
     share = config.optim.steps / len(lengths)
     return [(round(i * share), frames) for i, frames in enumerate(lengths)]
@@ -84,7 +85,7 @@ class Feed:
         elif step != self._first_step:  # where a phase begins with this very step, its loader starts afresh
             raise UserError(
                 f"step {step} was saved while clips grew by another plan (phases {self.phases} now): optim.steps, data.frames and "
-                "data.first_frames of stage C must be those of the run that is resumed"
+                "data.first_frames must be those of the run that is resumed"
             )
 
 
@@ -114,15 +115,16 @@ def kinds_of(config, assembled: Assembled, records: Records) -> tuple[str, ...]:
 
 def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, encoded: Encoded | None, process=None) -> Loader:
     """A loader for the configuration's stage over `records`; process: (index, count), this one's by default."""
-    music = config.stage == "B" and assembled.config.m2p is not None
+    batches = STAGES[config.stage].batches
+    music = batches == "B" and assembled.config.m2p is not None
     return make_loader(
         records,
-        stage=config.stage,
+        stage=batches,
         batch_size=config.data.batch_size,
         frames=frames,
         size=config.data.size,
         kinds=kinds_of(config, assembled, records),
-        stride=config.data.stride if config.stage == "C" else 1,
+        stride=config.data.stride if batches == "C" else 1,
         motion_frames=config.data.motion_frames if music else 0,
         widths=(assembled.config.m2p.music_dim if music else 0, face_dim(assembled.config, music)),
         references=config.data.get("references", 1) if config.stage != "A" else 1,
@@ -136,7 +138,7 @@ def make_batches(config, assembled: Assembled, records: Records, frames: int, tr
 
 
 def face_dim(config: AnimatorConfig, music: bool) -> int:
-    """Width of the face vectors that a stage B or C reads, of M2P or for the tokens of the face; 0 for none."""
+    """Width of the face vectors that a stage but A reads, of M2P or for the tokens of the face; 0 for none."""
     return config.face_id.embedding if config.face_id else config.m2p.face_dim if music else 0
 
 

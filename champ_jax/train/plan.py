@@ -20,6 +20,7 @@ from champ_jax.parallel.sharding import layout
 from champ_jax.train.assemble import Assembled, assemble_abstract
 from champ_jax.train.compiled import compile_step
 from champ_jax.train.parts import compile_parts, narrowed, placed
+from champ_jax.train.stages import STAGES
 from champ_jax.train.state import TrainState, state_layout
 
 SAFE = 0.9
@@ -55,7 +56,7 @@ def batch_of(config, assembled: Assembled) -> dict[str, Any]:
     if image and data.latent_cache:
         encoded = data.size // geometry.vae.downsampling, geometry.vae.latent_channels, geometry.clip.projection if geometry.clip else 0
     shapes = describe_batch(
-        config.stage,
+        STAGES[config.stage].batches,
         batch_size=data.batch_size,
         frames=data.frames,
         size=data.size,
@@ -296,6 +297,6 @@ def _changes(config, chips: int) -> list[Any]:
     changes += [f"--config.data.batch_size={data.batch_size // factor}" for factor in factors]
     if "fsdp" in mesh:
         changes += [f"--config.mesh.fsdp={size}" for size in (4, 16) if chips % size == 0 and size > mesh.fsdp]
-    if config.stage == "C" and mesh.get("context", 0) == 1:
+    if STAGES[config.stage].batches == "C" and mesh.get("context", 0) == 1:
         changes += [f"--config.mesh.context={size}" for size in (2, 4) if chips % size == 0 and data.frames % size == 0]
     return changes

@@ -1,8 +1,9 @@
-"""The three training stages as values: what is trained, what a batch must hold, and the loss.
+"""The training stages as values: what is trained, what a batch must hold, and the loss.
 
 A trains M2P alone; B the guidance encoders, both UNets and, late and slowly, M2P on single frames; C the temporal
-modules on clips. The VAE and CLIP stay frozen in all of them, as in CHAMP; `clip` joins B only where a configuration
-asks for it, because no pretrained tower of that size exists.
+modules on clips; D, on clips too, the whole denoiser, to do in few steps what a frozen copy of it does in many. The VAE
+and CLIP stay frozen in all of them, as in CHAMP; `clip` joins B only where a configuration asks for it, because no
+pretrained tower of that size exists.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from champ_jax.models.animator import Animator
 from champ_jax.models.lora import LORA
 from champ_jax.models.m2p_loss import PROTOTYPE, REGRESS, m2p_losses, predict
 from champ_jax.train import conditions as cond
+from champ_jax.train.distil import loss_d
 
 Metrics = dict[str, jax.Array]
 
@@ -27,11 +29,13 @@ class Stage:
 
     trained(path, config) -> bool: which parameters learn, by their path in the model.
     loss(model, batch, key, step, config, schedule, training) -> (scalar, metrics); `training` turns dropout inside M2P on.
+    batches: "A", "B" or "C": the stage whose kind of batch it reads.
     """
 
     name: str
     trained: Callable[[str, object], bool]
     loss: Callable[..., tuple[jax.Array, Metrics]]
+    batches: str
 
 
 M2P_WEIGHTS = {"regress": REGRESS, "prototype": PROTOTYPE}
@@ -49,15 +53,6 @@ def loss_a(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     """Stage A: pose and face losses of M2P; the batch is a motion window [B,F,...]."""
     loss, _, metrics = m2p_loss(model, batch, key if training else None, config.loss.m2p)
     return loss, metrics
-
-
-def pixel_weights(batch: dict, grid: tuple[int, int], config) -> jax.Array:
-    """Loss weight per latent cell [B,F,h,w,1]: 1, more on the person and on the face."""
-    mask = batch["mask"].astype(jnp.float32)
-    face = losses.box_mask(batch["face_box"], mask.shape[2:])
-    weight = 1.0 + config.loss.person * mask + config.loss.face_region * face
-    shape = weight.shape[:2] + grid
-    return jax.image.resize(weight, shape, "linear", antialias=True)[..., None]
 
 
 def denoising_loss(model, batch, key, step, config, schedule, music: cond.MusicDriven | None = None):
@@ -82,7 +77,7 @@ def denoising_loss(model, batch, key, step, config, schedule, music: cond.MusicD
         face=given.face,
         temporal=config.stage == "C",
     ).astype(jnp.float32)
-    weights = pixel_weights(batch, x0.shape[2:4], config)
+    weights = losses.pixel_weights(batch["mask"], batch["face_box"], x0.shape[2:4], config.loss.person, config.loss.face_region)
     loss = losses.diffusion_loss(schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.get("snr_form", "champ"))
     return loss, to_x0(schedule, noisy, prediction, t), x0, t
 
@@ -128,7 +123,8 @@ def is_trained(path: str, config) -> bool:
 
 
 STAGES = {
-    "A": Stage("A", lambda path, config: path.startswith("m2p/"), loss_a),
-    "B": Stage("B", trained_b, loss_b),
-    "C": Stage("C", lambda path, config: path.startswith("denoiser/") and "/temporal" in path, loss_c),
+    "A": Stage("A", lambda path, config: path.startswith("m2p/"), loss_a, "A"),
+    "B": Stage("B", trained_b, loss_b, "B"),
+    "C": Stage("C", lambda path, config: path.startswith("denoiser/") and "/temporal" in path, loss_c, "C"),
+    "D": Stage("D", lambda path, config: path.startswith("denoiser/"), loss_d, "C"),
 }

@@ -16,9 +16,9 @@ MODEL = {
 
 
 def small(stage: str, batch: int, size: int = 128, frames: int = 1, **mesh) -> ConfigDict:
-    """Stage B or C as shipped, of a small model without M2P."""
+    """Stage B, C or D as shipped, of a small model without M2P."""
     config = load_config(f"stage_{stage.lower()}").unlock()
-    temporal = {"temporal": {"heads": 4, "groups": 16}} if stage == "C" else {}
+    temporal = {"temporal": {"heads": 4, "groups": 16}} if stage in "CD" else {}
     config.model = ConfigDict({**MODEL, "unet": {**UNET, **temporal}})
     config.data.update({"batch_size": batch, "size": size, "frames": frames})
     config.mesh.update(mesh)
