@@ -14,8 +14,8 @@ from champ_jax.config import PREFIX, did_you_mean
 from champ_jax.errors import UserError
 
 COMMANDS = (
-    "prepare", "train", "plan", "status", "dance", "animate", "evaluate", "compare", "ablate", "dancers", "quickstart", "report", "merge",
-    "convert", "doctor",
+    "prepare", "train", "plan", "status", "dance", "animate", "live", "evaluate", "compare", "ablate", "dancers", "quickstart", "report",
+    "merge", "convert", "doctor",
 )  # fmt: skip
 WRONG_INPUT, INTERRUPTED = 2, 130
 

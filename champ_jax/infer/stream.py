@@ -81,6 +81,8 @@ def stream(
     sampling = pipeline._sample_settings(steps, guidance_scale, {"window": hop + context, "overlap": context})
     if hop < 1 or context < 0 or not 0 <= ahead < math.inf:
         raise UserError(f"hop {hop}, context {context}, ahead {ahead}: expected a hop of at least 1 frame and no negative numbers")
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give 0 or more")
     photos = load_photos(image, size, pose, pipeline.faces)
     person = who(photos, photo_weights, face)
     settings = pipeline.settings
