@@ -17,6 +17,7 @@ LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 SETTLED = 1.0  # seconds before the window's end whose beats the tracker still moves from window to window
 LINE = 16  # beats before that, through which the line goes that is followed to the window's end
 FLUX = slice(161, 165)  # columns of rich192 that are divided by a percentile over all frames
+TRACK_EVERY = 1.0  # seconds; the dearest part of a window by far
 SPARE = 2.0  # seconds of sound that may arrive before they are asked for
 
 
@@ -42,6 +43,7 @@ class MusicStream:
         self._size = round(frames * FEATURE_RATE / fps)
         self._ring = np.zeros(self._size + round(SPARE * FEATURE_RATE), np.float32)
         self._heard = 0
+        self._beats, self._tracked = np.zeros(0), -np.inf
 
     def push(self, block: np.ndarray) -> None:
         """Takes the next f32 [S] of the sound. The resampler holds back some ms of it until more comes."""
@@ -57,10 +59,15 @@ class MusicStream:
         return int(self._heard * self.fps / FEATURE_RATE)
 
     def window(self, end: int) -> np.ndarray:
-        """Features f32 [frames, D] of frames end - frames to end - 1, silence before the song's first; end <= ready."""
+        """Features f32 [frames, D] of frames end - frames to end - 1, silence before the song's first; end <= ready, and not before
+        that of the last call."""
         stop = len(self._ring) - self._heard + round(end * FEATURE_RATE / self.fps)
         sound = self._ring[stop - self._size : stop]
-        beats = steady_beats(track_beats(sound, FEATURE_RATE), self._size / FEATURE_RATE)
+        begin = (end - self.frames) / self.fps
+        if end - self._tracked >= TRACK_EVERY * self.fps:
+            self._beats = begin + steady_beats(track_beats(sound, FEATURE_RATE), self._size / FEATURE_RATE)
+            self._tracked = end
+        beats = self._beats - begin
         if self.spec == "fact35":
             return features(sound, FEATURE_RATE, self.fps, self.spec, beats)
         rows = features(sound, FEATURE_RATE, self.fps, "rich192", beats)
@@ -71,7 +78,8 @@ class MusicStream:
 
 
 def steady_beats(beats: np.ndarray, seconds: float) -> np.ndarray:
-    """Beats tracked in a window of `seconds`, those in its last second replaced by the continuation of the ones before: f64 [m].
+    """Beats tracked in a window of `seconds`, those in its last second replaced by the continuation of the ones before: f64 [m]. They go
+    on until the window is tracked again.
 
     The tracker knows a beat also by what follows it; its latest ones jump about. beats: [n] seconds, ascending.
     """
@@ -81,5 +89,5 @@ def steady_beats(beats: np.ndarray, seconds: float) -> np.ndarray:
         return settled
     line = settled[-LINE:]
     period, first = np.polyfit(np.arange(len(line)), line, 1)
-    ahead = first + period * np.arange(len(line), len(line) + np.ceil((seconds - line[-1]) / period) + 1)
+    ahead = first + period * np.arange(len(line), len(line) + np.ceil((seconds + TRACK_EVERY - line[-1]) / period) + 1)
     return np.concatenate([settled, ahead[ahead > settled[-1] + period / 2]])

@@ -49,8 +49,10 @@ class LiveMotion:
         self._opening: np.ndarray = np.zeros((0, sk.J, 2), np.float32)
         self._held, self._shift = np.zeros((2, 2)), np.zeros((2, 2))
         self.made = 0
-        self._dance(np.zeros((self.window, config.music_dim), np.float32), *self.reference)  # compiles
-        self.music.window(0)
+        # Everything is compiled and loaded here; in silence no beats would be looked for.
+        rehearsal = MusicStream(rate, self.fps, settings.music_spec, self.music.frames)
+        rehearsal.push(np.random.default_rng(0).standard_normal(rate).astype(np.float32))
+        self._dance(rehearsal.window(rehearsal.ready)[-self.window :], *self.reference)
 
     def step(self) -> Motion | None:
         """The next `hop` frames, or None while their sound has not been heard."""
@@ -68,7 +70,7 @@ class LiveMotion:
         return Motion(keypoints, *(array[: self.hop].astype(np.float32) for array in newest[1:]))
 
     def _fit(self, before: np.ndarray, motion: Motion) -> np.ndarray:
-        """The first `hop` frames of the newest ones with the photo's bones and place, f32 [hop,J,2]; before: [J,2], the frame before them."""
+        """The first `hop` frames of the newest ones with the photo's bones and place, f32 [hop,J,2]; before: [J,2], the last one."""
         ratios = bone_ratios(self._past.keypoints, self._past.confidence, *self.reference)
         clip = retarget(np.concatenate([before[None], motion.keypoints]), motion.confidence, *self.reference, ratios)
         # Each hop's hips go on from where the last one's ended.

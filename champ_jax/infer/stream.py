@@ -78,11 +78,11 @@ def stream(
     if pipeline.config.m2p is None or "dwpose" not in pipeline.kinds:
         raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; a stream needs both")
     size = pipeline._check_size(size)
-    sampling = pipeline._sample_settings(steps, guidance_scale, {"window": hop + context, "overlap": context})
     if hop < 1 or context < 0 or not 0 <= ahead < math.inf:
         raise UserError(f"hop {hop}, context {context}, ahead {ahead}: expected a hop of at least 1 frame and no negative numbers")
     if seed < 0:
         raise UserError(f"seed is {seed}: give 0 or more")
+    sampling = pipeline._sample_settings(steps, guidance_scale, {})
     photos = load_photos(image, size, pose, pipeline.faces)
     person = who(photos, photo_weights, face)
     settings = pipeline.settings
@@ -166,11 +166,13 @@ class _Show:
         self._painter = painters[governor.level]
         self._poses, self._first = Motion(*(array[:0] for array in still)), 0
 
-    def hops(self, behind: Callable[[], float]) -> Iterator[list[LiveFrame]]:
-        """The frames of every hop whose sound has been heard; behind(): seconds by which the newest sound is late."""
-        while (poses := self._next_poses()) is not None:
+    def hops(self, due: float = math.inf) -> Iterator[list[LiveFrame]]:
+        """The frames of every hop whose sound has been heard; due: when, by the clock, its newest sound was played."""
+        while True:
             began = self.clock()
-            late = self._image is not None and self.governor.lowest and behind() > LATE_SECONDS
+            if (poses := self._next_poses()) is None:
+                return
+            late = self._image is not None and self.governor.lowest and began - due > LATE_SECONDS
             if late:
                 frames = np.repeat(self._image[None], self.hop, 0)
             else:
@@ -205,7 +207,7 @@ def _frames(chunks: Iterable[np.ndarray], rate: int, show: _Show, keep_up: bool)
             began = show.clock() if began is None else began
             show.motion.music.push(piece)
             heard += len(piece)
-            for frames in show.hops(lambda: show.clock() - began - heard / rate if keep_up else 0.0):
+            for frames in show.hops(began + heard / rate if keep_up else math.inf):
                 yield from frames
         if heard < MIN_SECONDS * rate:
             raise UserError(f"the stream ended after {heard} samples at {rate} Hz: at least {MIN_SECONDS} s of sound are needed")
@@ -213,7 +215,7 @@ def _frames(chunks: Iterable[np.ndarray], rate: int, show: _Show, keep_up: bool)
         total = max(1, math.floor(heard / rate * show.fps + 1e-6))
         while show.made < total:
             show.motion.music.push(np.zeros(round(SLICE_SECONDS * rate), np.float32))
-            for frames in show.hops(lambda: 0.0):
+            for frames in show.hops():
                 yield from frames[: max(0, total - show.made + show.hop)]
     finally:
         close = getattr(chunks, "close", None)

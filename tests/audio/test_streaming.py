@@ -37,12 +37,12 @@ def test_blocks_do_not_matter():
 
 def test_agrees_with_the_whole_song():
     sound = clicks(8)
-    whole = features(sound, FEATURE_RATE, FPS)
+    whole = features(sound, FEATURE_RATE, FPS, beats=np.arange(0.25, 8, 0.5))
     window = fed(sound, 5000).window(8 * FPS - 12)
     mine, theirs = window[20:], whole[8 * FPS - 12 - FRAMES + 20 : 8 * FPS - 12]
     np.testing.assert_allclose(mine[:-3, :148], theirs[:-3, :148], atol=0.02)  # log-mel, MFCC, slopes, chroma
     phase = (mine[:, 188:190] * theirs[:, 188:190]).sum(-1)  # cosine of the difference
-    assert phase[-12:].min() > 0.9
+    assert phase.min() > 0.8
 
 
 def test_before_the_first_sample_there_is_silence():

@@ -60,8 +60,10 @@ def test_at_the_songs_pace_and_interrupted(inputs, tmp_path, capsys, monkeypatch
 
 def test_refusals_leave_nothing(inputs, tmp_path, capsys):
     out = tmp_path / "live.mp4"
-    for options, words in ((("--seconds", "0"), "--seconds"), (("--hop", "0"), "hop"), (("--music", str(inputs / "none.wav")), "no song at"),
-                           (("--music", str(inputs / "photo.png")), "not audio")):  # fmt: skip
+    for options, words in (
+        (("--seconds", "0"), "--seconds"), (("--hop", "0"), "hop"), (("--music", str(inputs / "none.wav")), "no song at"),
+        (("--music", str(inputs / "photo.png")), "not audio"),
+    ):  # fmt: skip
         assert live(inputs, out, *options) == 2
         assert words in capsys.readouterr().err
     soundfile.write(inputs / "short.wav", np.zeros(10), RATE)
