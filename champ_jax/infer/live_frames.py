@@ -2,9 +2,8 @@
 
 After the micro-chunks and causal windows of PersonaLive (arXiv 2512.11253). In every denoising step the window's past frames are what the
 finished ones look like under that step's noise, each under its own fixed noise, so the temporal modules see where the frames come from;
-what is new is denoised from noise. The network also predicts the past again. What it then says of the newest past frame is
-subtracted from what that frame has become, and the difference fades out over the new frames: without it, two windows' opinions meet
-at a seam. At the last timestep of a zero terminal SNR, the only one of a one-step sampler, that is all that ties them.
+what is new is denoised from noise. At the last timestep of a zero terminal SNR, the only one of a one-step sampler, noise hides the
+past; the modules then know it by its poses, which lie in the same window.
 """
 
 import functools
@@ -116,11 +115,6 @@ def _denoise_hop(denoise, guided, params, schedule: Schedule, table, scale, past
         return ddim_step(schedule, x, predicted, t, t_previous), None
 
     x = jax.lax.scan(step, noise[None], tuple(map(jnp.asarray, table)))[0][0]
-    new = x[count:]
-    if count:
-        fade = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.arange(1, hop + 1) / (hop + 1))
-        new = new + known[count - 1] * fade[:, None, None, None] * (latents[count - 1] - x[count - 1])
-    latents = jnp.concatenate([jnp.where(known[:count, None, None, None] > 0, latents[:count], x[:count]), new])
-    last = lambda array: array[hop:]  # noqa: E731
+    finished = jnp.where(mask[0], latents, x)
     face = None if tokens is None else frames["face"][0, hop:]
-    return new, Past(last(latents), last(guidance), face, last(jnp.ones(count + hop)))
+    return x[count:], Past(finished[hop:], guidance[hop:], face, jnp.ones(count))
