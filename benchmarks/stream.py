@@ -70,6 +70,7 @@ def main() -> None:
     warm = time.perf_counter() - began
     before = len(compiled)
     began = last = time.perf_counter()
+    cpu = time.process_time()
     delays, hops, steps, memory, repeated, levels, image = [], [], [], {}, 0, {}, None
     for number, frame in enumerate(frames):
         now = time.perf_counter()
@@ -85,6 +86,7 @@ def main() -> None:
         if number % round(60 * fps) == 0:
             memory[f"{number / fps / 60:.0f} min"] = round(resident(), 1)
     spent = time.perf_counter() - began
+    cpu = time.process_time() - cpu
     memory["end"] = round(resident(), 1)
     steps = np.array(steps)
     seam = np.arange(len(steps)) % args.hop == args.hop - 1
@@ -96,6 +98,7 @@ def main() -> None:
         "compiled_after": len(compiled) - before, "first_frame_delay_s": float(delays[0]), "steady_delay_s": float(np.median(delays[24:])),
         "steady_delay_p95_s": float(np.percentile(delays[24:], 95)), "hop_s": float(np.median(compute)),
         "hop_p95_s": float(np.percentile(compute, 95)), "real_time_factor": (spent - song.waited) * fps / (number + 1),
+        "cpu_seconds_a_second": cpu * fps / (number + 1),
         "resident_mb": memory, "seam_over_interior": float(steps[seam].mean() / steps[~seam].mean()), "qualities": levels,
     }  # fmt: skip
     for name, value in found.items():

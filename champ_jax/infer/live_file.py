@@ -29,7 +29,9 @@ class LiveVideo:
         # 4:2:0 halves the colour planes: sides are even.
         self._height, self._width = (side * scale + side * scale % 2 for side in size)
         try:
-            self._file = av.open(str(self._partial), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+            # delay_moov: the header waits for the first sound, to say how much of it is the encoder's run-up.
+            flags = {"movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov"}
+            self._file = av.open(str(self._partial), "w", format="mp4", options=flags)
             # No frame waits for later ones.
             options = {"crf": "17", "preset": "veryfast", "tune": "zerolatency", "g": str(max(1, round(FRAGMENT_SECONDS * fps)))}
             self._pictures = self._file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
