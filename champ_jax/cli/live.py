@@ -112,6 +112,7 @@ class Playing:
         return block
 
     def close(self) -> None:
+        """Closes the song's file."""
         self.blocks.close()
 
 

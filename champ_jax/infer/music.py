@@ -110,7 +110,11 @@ def _along(values: np.ndarray, array: np.ndarray) -> np.ndarray:
 
 
 def dance_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One window from the pose `start` [J,2] px, in units of the photo's torso so that the size cannot drift."""
+    """One window from the pose `start` [J,2] px, in units of the photo's torso so that the size cannot drift.
+
+    function: of `compiled_m2p`. face: [E]. photo: the photo's own torso units. music: [F,Dm]. confidence: [J] of `start`. Returns
+    keypoints [F,J,2] px, their confidence [F,J] and faces [F,E].
+    """
     own = anchor(start, confidence)
     info = NormInfo(own.root, photo.torso)
     outputs = function(params, music[None], np.asarray(to_torso(start[None], info)), confidence[None], face[None])
