@@ -35,7 +35,7 @@ ROUNDS = 11
 
 def denoise_pass(pipe: Pipeline, clip: held_out.HeldOutClip):
     """A function that denoises one window of latents of the clip's person, and waits for it; compiled already."""
-    functions, window = pipe._functions, pipe.settings.window
+    functions, window = pipe.functions, pipe.settings.window
     height, width = (side // pipe.config.vae.downsampling for side in pipe.settings.size)
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((1, window, height, width, pipe.config.vae.latent_channels)).astype(np.float32)

@@ -1,6 +1,8 @@
 """Read a song from disk, or say in one line why it is not one."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
@@ -23,15 +25,36 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     Raises:
         UserError: the file is missing, is not audio, is empty, holds NaN or Inf, or stays below -60 dB throughout.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"no song at '{path}': expected a wav, flac, ogg or mp3 file")
-    try:
+    with _reading(path):
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, TypeError) as error:  # the latter for names that end in .raw
-        raise UserError(f"'{path}' is not audio that can be read ({error}); expected wav, flac, ogg or mp3") from error
     audio = audio.mean(axis=1)
     check_audio(audio, rate, name=f"'{path}'")
     return audio, rate
+
+
+def audio_blocks(path: str | os.PathLike, seconds: float) -> tuple[Iterator[np.ndarray], int]:
+    """(blocks f32 [S] of a song mixed to mono, each of `seconds`, read as they are asked for; rate in Hz); UserError as `load_audio`
+    for what cannot be opened."""
+    with _reading(path):
+        file = soundfile.SoundFile(path)
+
+    def read() -> Iterator[np.ndarray]:
+        with file, _reading(path):
+            for block in file.blocks(max(1, round(seconds * file.samplerate)), dtype="float32", always_2d=True):
+                yield block.mean(axis=1)
+
+    return read(), file.samplerate
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what libsndfile says of a file that is no song into a UserError."""
+    if not os.path.isfile(path):
+        raise UserError(f"no song at '{path}': expected a wav, flac, ogg or mp3 file")
+    try:
+        yield
+    except (soundfile.LibsndfileError, TypeError) as error:  # the latter for names that end in .raw
+        raise UserError(f"'{path}' is not audio that can be read ({error}); expected wav, flac, ogg or mp3") from error
 
 
 def check_audio(audio: np.ndarray, rate: int, name: str = "the song") -> None:

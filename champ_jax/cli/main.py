@@ -14,8 +14,8 @@ from champ_jax.config import PREFIX, did_you_mean
 from champ_jax.errors import UserError
 
 COMMANDS = (
-    "prepare", "train", "plan", "status", "dance", "animate", "app", "evaluate", "compare", "ablate", "dancers", "quickstart", "report",
-    "merge", "convert", "quantise", "doctor",
+    "prepare", "train", "plan", "status", "dance", "animate", "live", "app", "evaluate", "compare", "ablate", "dancers", "quickstart",
+    "report", "merge", "convert", "quantise", "export", "doctor",
 )  # fmt: skip
 WRONG_INPUT, INTERRUPTED = 2, 130
 

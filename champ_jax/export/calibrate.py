@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.infer.pipeline import Pipeline, _Functions
+from champ_jax.infer.pipeline import Functions, Pipeline
 from champ_jax.models.animator import abstract_model, split
 
 
@@ -33,13 +33,13 @@ def input_ranges(pipe: Pipeline, run: Callable[[Pipeline], Any]) -> dict[str, fl
             layer.dot_general = _watched(jax.lax.dot_general, partial(watch, path))
         elif isinstance(layer, nnx.Conv):
             layer.conv_general_dilated = _watched(jax.lax.conv_general_dilated, partial(watch, path))
-    own = pipe._functions
-    pipe._functions = _Functions(pipe.config, split(model)[0], pipe.schedule)
+    own = pipe.functions
+    pipe.functions = Functions(pipe.config, split(model)[0], pipe.schedule)
     try:
         run(pipe)
         jax.effects_barrier()
     finally:
-        pipe._functions = own
+        pipe.functions = own
     return found
 
 

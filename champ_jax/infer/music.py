@@ -75,7 +75,7 @@ def dance_keypoints(
     if not seen[[sk.NECK, sk.RIGHT_SHOULDER, sk.LEFT_SHOULDER]].all():
         raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
     photo = anchor(reference_keypoints, reference_confidence)
-    run = functools.partial(_run_window, _compiled(config), params, reference_face, photo)
+    run = functools.partial(dance_window, compiled_m2p(config), params, reference_face, photo)
     keypoints, confidence, face = chain_windows(run, music, reference_keypoints, reference_confidence, window, max(window // 2, 1))
     reference = (reference_keypoints, reference_confidence)
     keypoints = retarget(keypoints, confidence, *reference)
@@ -110,8 +110,12 @@ def _along(values: np.ndarray, array: np.ndarray) -> np.ndarray:
     return values.reshape(-1, *(1,) * (array.ndim - 1))
 
 
-def _run_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One window from the pose `start` [J,2] px, in units of the photo's torso so that the size cannot drift."""
+def dance_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One window from the pose `start` [J,2] px, in units of the photo's torso so that the size cannot drift.
+
+    function: of `compiled_m2p`. face: [E]. photo: the photo's own torso units. music: [F,Dm]. confidence: [J] of `start`. Returns
+    keypoints [F,J,2] px, their confidence [F,J] and faces [F,E].
+    """
     own = anchor(start, confidence)
     info = NormInfo(own.root, photo.torso)
     outputs = function(params, music[None], np.asarray(to_torso(start[None], info)), confidence[None], face[None])
@@ -123,7 +127,7 @@ def _run_window(function, params, face, photo: NormInfo, music, start, confidenc
 
 
 @functools.cache
-def _compiled(config: M2PConfig):
+def compiled_m2p(config: M2PConfig):
     """M2P as a jitted function of (params, music, pose, confidence, face)."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: M2P(config, nnx.Rngs(0))))
 

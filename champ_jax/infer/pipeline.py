@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,17 @@ class Pipeline:
         self.params = on_each_device(on_device(params), window_mesh())
         self.schedule = make_schedule(**dataclasses.asdict(config.schedule))
         self.faces: FaceModel | None = None
-        self._functions = _Functions(config, graphdef, self.schedule)
+        self.functions = Functions(config, graphdef, self.schedule)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of guidance map the model understands."""
         return self.config.kinds
+
+    @property
+    def guidance_kinds(self) -> tuple[str, ...]:
+        """`kinds`, then "music", the skeleton that music drives, where there is an encoder for it."""
+        return (*self.kinds, "music") if "dwpose" in self.kinds else self.kinds
 
     def animate(self, image: Any, guidance: Mapping[str, Any] | str | os.PathLike, **options: Any) -> Video:
         """The person of a photo, or of several, moving as guidance maps say: `render_animation`, whole, in memory."""
@@ -110,6 +115,12 @@ class Pipeline:
     def dance(self, image: Any, song: str | os.PathLike, **options: Any) -> Video:
         """The person of a photo dances to a song: `render_dance`, whole, in memory."""
         return self.render_dance(image, song, **options).video()
+
+    def stream(self, image: Any, chunks: Iterable[np.ndarray], *, rate: int, **options: Any) -> Iterator[Any]:
+        """The person of a photo dances to sound that is still arriving, frame by frame: see `champ_jax.infer.stream.stream`."""
+        from champ_jax.infer.stream import stream  # which imports what this module does
+
+        return stream(self, image, chunks, rate=rate, **options)
 
     def render_animation(
         self,
@@ -146,8 +157,8 @@ class Pipeline:
         Raises UserError for images, maps or sizes that do not fit, before anything is computed.
         """
         began = time.perf_counter()
-        size = self._check_size(size)
-        settings = self._sample_settings(steps, guidance_scale, sampling)
+        size = self.check_size(size)
+        settings = self.sample_settings(steps, guidance_scale, sampling)
         photos = load_photos(image, size, pose, self.faces)
         if isinstance(guidance, (str, os.PathLike)):
             folder = Path(guidance)
@@ -199,8 +210,8 @@ class Pipeline:
         if seconds is not None and not 0 < seconds < math.inf:
             raise UserError(f"seconds is {seconds}: give more than 0, or leave it away to dance to the whole song")
         began = time.perf_counter()
-        size = self._check_size(size)
-        settings = self._sample_settings(steps, guidance_scale, sampling)
+        size = self.check_size(size)
+        settings = self.sample_settings(steps, guidance_scale, sampling)
         photos = load_photos(image, size, pose, self.faces)
         audio, rate = load_audio(song)
         duration = min(seconds or math.inf, len(audio) / rate)
@@ -231,14 +242,13 @@ class Pipeline:
 
     def _frames(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> Iterator[np.ndarray]:
         """Frames u8 [m,H,W,3] of guidance maps, as they are done."""
-        functions, params = self._functions, self.params
+        functions, params = self.functions, self.params
         initial_noise(seed, 1, (1, 1, 1))  # says at once what is wrong with the seed
         # So that few shapes are compiled for any number of photos.
         person = person.padded(next(size for size in PHOTOS if size >= len(person.images)))
         seen, tokens, context = functions.encode_photos(params, person.images, person.skeletons, person.weights)
         height, width = (side // self.config.vae.downsampling for side in person.images.shape[1:3])
         shape = (height, width, self.config.vae.latent_channels)
-        kinds = (*self.kinds, *(("music",) if "dwpose" in self.kinds else ()))
         face = None
         if self.config.face_id and person.face is not None:
             face = np.broadcast_to(person.face, (maps.count, person.face.shape[-1])).astype(np.float32)
@@ -250,7 +260,7 @@ class Pipeline:
                 frames["face"] = functions.encode_face(params, face[index], context)
             if person.instances is not None:
                 frames["weight"] = person.weights_of_cells((height, width), index)
-            guidance = functions.encode_guidance(params, self.settings.guidance_strength, *maps.read(kinds, index))
+            guidance = functions.encode_guidance(params, self.settings.guidance_strength, *maps.read(self.guidance_kinds, index))
             return initial_noise(seed, size, shape, first)[0], FrameConditions(guidance, frames or None)
 
         latents = sample_frames(
@@ -266,11 +276,11 @@ class Pipeline:
             waiting = np.concatenate([waiting, found])
             while len(waiting) >= min(DECODE_FRAMES, left) > 0:
                 chunk = waiting[np.minimum(np.arange(DECODE_FRAMES), len(waiting) - 1)]
-                frames = np.asarray(self._functions.decode(self.params, chunk))[:left]
+                frames = np.asarray(self.functions.decode(self.params, chunk))[:left]
                 waiting, left = waiting[DECODE_FRAMES:], left - len(frames)
                 yield frames
 
-    def _sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
+    def sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
         own = self.settings
         known = {field.name for field in dataclasses.fields(SampleSettings)}
         for name in sampling:
@@ -286,7 +296,7 @@ class Pipeline:
         make_table(self.schedule, settings)
         return settings
 
-    def _check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+    def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         size = tuple(size or self.settings.size)
         step = self.config.vae.downsampling
         if any(side < step or side % step for side in size):
@@ -306,7 +316,7 @@ class Pipeline:
                 )
 
 
-class _Functions:
+class Functions:
     """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
 
     def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef, schedule: Schedule):

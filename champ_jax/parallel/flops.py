@@ -98,7 +98,9 @@ def _count(jaxpr: Jaxpr, unit: int, again: bool = False) -> Flops:
         else:
             inner = [_count(one, unit, recomputed) for one in _inside(equation.params)]
             if equation.primitive.name == "cond":
-                inner = [max(inner, key=lambda one: one.hardware)]
+                # Of a choice by platform the last branch is for all that is not named: for accelerators.
+                by_platform = equation.params.get("branches_platforms")
+                inner = [inner[-1] if by_platform else max(inner, key=lambda one: one.hardware)]
             turns = equation.params["length"] if equation.primitive.name == "scan" else 1
             for one in inner:
                 total = total.add(one, turns)

@@ -18,7 +18,11 @@ N = sk.FEET.stop
 
 
 def retarget(
-    keypoints: np.ndarray, confidence: np.ndarray, reference_keypoints: np.ndarray, reference_confidence: np.ndarray
+    keypoints: np.ndarray,
+    confidence: np.ndarray,
+    reference_keypoints: np.ndarray,
+    reference_confidence: np.ndarray,
+    ratios: np.ndarray | None = None,
 ) -> np.ndarray:
     """The same movement with the reference's proportions, size and place.
 
@@ -29,11 +33,13 @@ def retarget(
     Args:
         keypoints: [F,J,2] f32 pixels; confidence: [F,J] 0..1.
         reference_keypoints: [J,2] pixels of the picture to dance in; reference_confidence: [J].
+        ratios: [24] of the bones' lengths, where more is known of the dance than this clip; else `bone_ratios` of the clip.
     Returns:
         [F,J,2] f32 pixels.
     """
     vectors, root = _bones(keypoints)
-    ratios = bone_ratios(keypoints, confidence, reference_keypoints, reference_confidence)
+    if ratios is None:
+        ratios = bone_ratios(keypoints, confidence, reference_keypoints, reference_confidence)
     reference_root = _bones(reference_keypoints)[1]
     hips_known = (reference_confidence[[sk.RIGHT_HIP, sk.LEFT_HIP]] >= sk.THRESHOLD).all()
     start = reference_root if hips_known else root[0]
@@ -103,6 +109,14 @@ def keep_inside(
     The shift is at least what is needed and changes over about half a second. Where the reference pose itself is nearer to the edge than
     the margin, or beyond it, so may the dance be.
     """
+    forward, back = (_envelope(needed, fps) for needed in outside(keypoints, confidence, reference_keypoints, reference_confidence, size))
+    return (keypoints + (forward - back)[:, None]).astype(np.float32)
+
+
+def outside(
+    keypoints: np.ndarray, confidence: np.ndarray, reference_keypoints: np.ndarray, reference_confidence: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far each frame leaves what `keep_inside` allows: pixels [F,2] beyond the low edges and beyond the high ones, 0 inside."""
     shown = confidence[:, :N, None] >= sk.THRESHOLD
     low = np.where(shown, keypoints[:, :N], np.inf).min(1)
     high = np.where(shown, keypoints[:, :N], -np.inf).max(1)
@@ -111,15 +125,13 @@ def keep_inside(
     lowest, highest = np.full(2, margin), extent - margin
     if len(reference):
         lowest, highest = np.minimum(lowest, reference.min(0)), np.maximum(highest, reference.max(0))
-    forward = _envelope(np.maximum(lowest - low, 0), fps)
-    back = _envelope(np.maximum(high - highest, 0), fps)
-    return (keypoints + (forward - back)[:, None]).astype(np.float32)
+    return np.maximum(lowest - low, 0), np.maximum(high - highest, 0)
 
 
 def _envelope(needed: np.ndarray, fps: float, seconds: float = 0.25) -> np.ndarray:
     """A smooth curve above `needed` [F,2]: the running maximum, averaged over no more than its own reach."""
     reach = max(1, round(seconds * fps))
-    widest = maximum_filter1d(np.where(np.isfinite(needed), needed, 0), 2 * reach + 1, axis=0, mode="nearest")
+    widest = maximum_filter1d(needed, 2 * reach + 1, axis=0, mode="nearest")
     return gaussian_filter1d(widest, reach / 3, axis=0, mode="nearest", radius=reach)
 
 

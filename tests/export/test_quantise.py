@@ -144,9 +144,9 @@ def test_a_lora_can_be_added_to_a_quantised_model(weights, tmp_path):
 def test_inputs_in_8_bits_with_ranges_seen_in_clips(weights, plain, tmp_path):
     pytest.importorskip("qwix")
     pipe, expected = plain
-    own = pipe._functions
+    own = pipe.functions
     ranges = input_ranges(pipe, frames)
-    assert pipe._functions is own
+    assert pipe.functions is own
     layers = {path.removesuffix("/kernel") for path in flatten(pipe.params) if path.startswith("denoiser/") and path.endswith("/kernel")}
     unused = layers - ranges.keys()
     assert ranges.keys() <= layers and all("attn2" in path for path in unused)
