@@ -264,10 +264,10 @@ class _Maker:
 
         def run(model, x):
             photo = anchor(x["photo_keypoints"], x["photo_confidence"])
-            own = anchor(x["keypoints"], x["confidence"])
+            own = anchor(x["start_keypoints"], x["start_confidence"])
             info = NormInfo(own.root, photo.torso)
-            start = to_torso(x["keypoints"][None], info)
-            outputs = model.m2p(x["music"][None], start, x["confidence"][None], x["face"][None])
+            start = to_torso(x["start_keypoints"][None], info)
+            outputs = model.m2p(x["music"][None], start, x["start_confidence"][None], x["photo_face"][None])
             keypoints, confidence = to_pixels(outputs, jax.tree.map(operator.itemgetter(None), info))
             ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(window) / max(window - 1, 1))
             way = HOMING * (photo.root - own.root)
@@ -276,8 +276,8 @@ class _Maker:
 
         pose, sure = self.array(sk.J, 2), self.array(sk.J)
         inputs = {
-            "music": self.array(window, config.music_dim), "keypoints": pose, "confidence": sure, "face": self.array(config.face_dim),
-            "photo_keypoints": pose, "photo_confidence": sure,
+            "music": self.array(window, config.music_dim), "start_keypoints": pose, "start_confidence": sure,
+            "photo_keypoints": pose, "photo_confidence": sure, "photo_face": self.array(config.face_dim),
         }  # fmt: skip
         self.add("m2p", run, inputs)
 
