@@ -15,7 +15,7 @@ from champ_jax.errors import UserError
 
 COMMANDS = (
     "prepare", "train", "plan", "status", "dance", "animate", "evaluate", "compare", "ablate", "dancers", "quickstart", "report", "merge",
-    "convert", "doctor",
+    "convert", "export", "doctor",
 )  # fmt: skip
 WRONG_INPUT, INTERRUPTED = 2, 130
 
