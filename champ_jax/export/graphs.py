@@ -159,9 +159,9 @@ class _Maker:
             unused = {path: np.broadcast_to(np.zeros((), x.dtype), x.shape) for path, x in self.expected.items() if path not in params}
             return function(merge(self.graphdef, unflatten({**unused, **params})), inputs)
 
-        used = reached(whole, self.expected, inputs)
+        used, outputs = reached(whole, self.expected, inputs)
         params = {path: self.values[path] for path in self.expected if path in used}
-        self.made[name] = Graph(name, whole, params, dict(inputs), dict(jax.eval_shape(whole, params, inputs)))
+        self.made[name] = Graph(name, whole, params, dict(inputs), outputs)
 
     def array(self, *shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -307,12 +307,15 @@ def _nested_reference(flat: Mapping[str, Any], blocks: list[str]) -> dict[str, B
     return read
 
 
-def reached(function: Callable[[Arrays, Arrays], Arrays], params: Mapping[str, Any], inputs: Mapping[str, Any]) -> set[str]:
-    """Names of the parameters that an output of `function(params, inputs)` depends on."""
-    jaxpr = jax.make_jaxpr(function)(dict(params), dict(inputs)).jaxpr
+def reached(
+    function: Callable[[Arrays, Arrays], Arrays], params: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> tuple[set[str], dict[str, jax.ShapeDtypeStruct]]:
+    """Names of the parameters that an output of `function(params, inputs)` depends on, and the outputs' shapes and dtypes."""
+    closed, outputs = jax.make_jaxpr(function, return_shape=True)(dict(params), dict(inputs))
+    jaxpr = closed.jaxpr
     needed = set(map(id, jaxpr.outvars))
     for equation in reversed(jaxpr.eqns):
         if needed & set(map(id, equation.outvars)):
             needed |= set(map(id, equation.invars))
     # Dictionaries are flattened in the order of their sorted keys.
-    return {name for name, variable in zip(sorted(params), jaxpr.invars) if id(variable) in needed}
+    return {name for name, variable in zip(sorted(params), jaxpr.invars) if id(variable) in needed}, dict(outputs)

@@ -193,7 +193,8 @@ def _split(builder: Builder, equation, x: Value) -> list[Value]:
 
 def _concatenate(builder: Builder, equation, *inputs: Value) -> Value:
     shape, dtype = _out(equation)
-    return builder.node("Concat", [builder.whole(x) for x in inputs], shape, dtype, axis=equation.params["dimension"])
+    there = [builder.whole(x) for x in inputs if product(x.shape)]  # padding by nothing leaves empty parts, which ONNX cannot expand to
+    return builder.node("Concat", there, shape, dtype, axis=equation.params["dimension"])
 
 
 def _stack(builder: Builder, equation, *inputs: Value) -> Value:
