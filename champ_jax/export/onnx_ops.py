@@ -217,7 +217,11 @@ def _gather(builder: Builder, equation, x: Value, index: Value) -> Value:
         return builder.reshape(x, shape)
     axis = numbers.start_index_map[0]
     rows = tuple(length for i, length in enumerate(x.shape) if i != axis)
-    if numbers.start_index_map != (axis,) or numbers.collapsed_slice_dims != (axis,) or product(equation.params["slice_sizes"]) != product(rows):
+    if (
+        numbers.start_index_map != (axis,)
+        or numbers.collapsed_slice_dims != (axis,)
+        or product(equation.params["slice_sizes"]) != product(rows)
+    ):
         raise UserError("this model picks out single numbers by an index, which ONNX export does not know")
     index = builder.reshape(builder.whole(index), index.shape[:-1])
     return builder.node("Gather", [builder.whole(x), index], shape, dtype, axis=axis)

@@ -86,7 +86,11 @@ def check_file(path: Path) -> None:
         for name in node.output:
             if name not in shaped or not all(dim.HasField("dim_value") for dim in shaped[name].shape.dim):
                 raise UserError(f"{path.name}: the shape of {name} is not fixed, and TensorRT would ask for a profile")
-    bytes_in = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == onnx.helper.np_dtype_to_tensor_dtype(np.dtype("uint8"))}
+    bytes_in = {
+        value.name
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type == onnx.helper.np_dtype_to_tensor_dtype(np.dtype("uint8"))
+    }
     for node in model.graph.node:
         if bytes_in & set(node.input) and node.op_type not in UINT8:
             raise UserError(f"{path.name}: {node.name} computes with uint8, which TensorRT has as an input alone")

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,22 +23,28 @@ def pipeline(config):
 
 @pytest.fixture(scope="session")
 def everything():
-    """Style, two sizes of reference, faces, fused guidance, CLIP, M2P."""
+    """Style, two sizes of reference, faces, fused guidance, CLIP, M2P; of one level, which is quick to compile."""
     face = {"embedding": 4, "width": 16, "clip_width": 16}
-    parts = {"style": (0, 1), "coarse": (1,), "identity": "plain", "face_id": face}
+    parts = {"channels": (32,), "attention_levels": (True,), "style": (0,), "coarse": (0,), "identity": "plain", "face_id": face}
     return pipeline(tiny_config(m2p=TINY_M2P, guidance={"fusion": "attention"}, clip=CLIP, **parts))
 
 
 @pytest.fixture(scope="session")
 def plain():
     """No CLIP, no M2P, no face."""
-    return pipeline(tiny_config())
+    return pipeline(tiny_config(channels=(32,), attention_levels=(True,)))
 
 
 @pytest.fixture(scope="session")
 def graphs(everything):
     """Its graphs, with two photos."""
     return {graph.name: graph for graph in make_graphs(everything, choose_shapes(everything, photos=2))}
+
+
+@pytest.fixture(scope="session")
+def half_graphs(everything):
+    """The same that compute in float16."""
+    return make_graphs(everything, choose_shapes(everything, photos=2), jnp.float16)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from champ_jax.errors import UserError
-from champ_jax.export.graphs import Graph, choose_shapes, make_graphs
+from champ_jax.export.graphs import Graph
 from champ_jax.export.onnx import run_file, write_onnx
 from champ_jax.export.onnx_ops import to_model
 
@@ -41,19 +41,21 @@ def test_no_photo_is_a_weight_of_zero(folder, graphs, truth):
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("f16", 0.02), ("int8", 0.3)])
-def test_smaller_numbers(tmp_path, everything, graphs, truth, folder, precision, bound):
-    chosen = make_graphs(everything, choose_shapes(everything, photos=2), jnp.float16) if precision == "f16" else graphs.values()
+def test_smaller_numbers(tmp_path, graphs, half_graphs, truth, folder, precision, bound):
+    chosen = half_graphs if precision == "f16" else graphs.values()
     picked = [graph for graph in chosen if graph.name in ("denoise", "vae_decode", "clip")]
     write_onnx(tmp_path, picked, precision)
     for graph in picked:
         inputs, wanted = truth[graph.name]
         inputs = {name: inputs[name].astype(x.dtype) for name, x in graph.inputs.items()}
-        assert worst(run_file(tmp_path / f"{graph.name}.onnx", inputs), wanted) < bound * max(1, max(np.abs(x).max() for x in wanted.values()))
+        assert worst(run_file(tmp_path / f"{graph.name}.onnx", inputs), wanted) < bound * max(
+            1, max(np.abs(x).max() for x in wanted.values())
+        )
     assert (tmp_path / "denoise.onnx").stat().st_size < 0.8 * (folder / "denoise.onnx").stat().st_size
 
 
-def test_norms_and_softmax_stay_in_float32(everything):
-    denoise = next(graph for graph in make_graphs(everything, choose_shapes(everything), jnp.float16) if graph.name == "denoise")
+def test_norms_and_softmax_stay_in_float32(half_graphs):
+    denoise = next(graph for graph in half_graphs if graph.name == "denoise")
     import onnx
 
     model = onnx.shape_inference.infer_shapes(to_model(denoise), strict_mode=True)

@@ -15,7 +15,7 @@ from tests.infer.tiny import save_tiny
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "onxx"], "--format is 'onxx' (did you mean 'onnx'?)"),
+        (["--format", "onxx"], "--format is 'onxx', did you mean 'onnx'?: give stablehlo, onnx, tensorrt"),
         (["--format", "onnx", "--precision", "fp16"], "--precision is 'fp16': onnx has f32, f16, int8"),
         (["--format", "tensorrt", "--precision", "int8"], "tensorrt has f32, f16; TensorRT's int8 wants activations quantised too"),
         (["--format", "onnx", "--size", "96x"], "--size is '96x'"),
