@@ -60,11 +60,8 @@ class Builder:
         return value.name
 
     def node(self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype, held: Sequence[int] | None = None, **attributes) -> Value:
-        """One node with one output."""
-        return self.nodes_of(op, inputs, [(shape, dtype)], **attributes)[0] if held is None else self._held(op, inputs, shape, dtype, held)
-
-    def _held(self, op, inputs, shape, dtype, held) -> Value:
-        value = self.nodes_of(op, inputs, [(held, dtype)])[0]
+        """One node with one output; `held` where that is not all of `shape`."""
+        value = self.nodes_of(op, inputs, [(shape if held is None else held, dtype)], **attributes)[0]
         value.shape = tuple(shape)
         return value
 

@@ -2,8 +2,9 @@
 
 python onnx_dance.py --image photo.png --music song.ogg --out dance.mp4 [--seconds 8] [--pose pose.json]
 
-It needs onnxruntime, numpy, scipy, opencv-python-headless, pillow, librosa, soundfile, ml_dtypes and av. The photo's pose is read from --pose,
-or from a .json file of the photo's name beside it. Same photo, song and seed: the same video as `champ-jax dance` but for rounding.
+It needs onnxruntime, numpy, scipy, opencv-python-headless, pillow, librosa, soundfile, ml_dtypes and av. The photo's pose is
+read from --pose, or from a .json file of the photo's name beside it. Same photo, song and seed: the same video as
+`champ-jax dance` makes, but for rounding.
 """
 
 import argparse

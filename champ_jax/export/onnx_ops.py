@@ -80,9 +80,9 @@ def _pointwise(op: str):
 
 
 def _then(builder: Builder, op: str, *inputs: Value) -> Value:
-    """A further operator of the type of its last input."""
-    first, shape = inputs[-1], joint_shape(*(x.shape for x in inputs))
-    return builder.node(op, inputs, shape, first.dtype, joint_shape(*(x.held for x in inputs)))
+    """A further operator, of its last input's type."""
+    shape, held = (joint_shape(*sizes) for sizes in ([x.shape for x in inputs], [x.held for x in inputs]))
+    return builder.node(op, inputs, shape, inputs[-1].dtype, held)
 
 
 def _scalar(value, like: Value) -> Value:
@@ -283,7 +283,8 @@ OPS = {
         "floor": "Floor", "ceil": "Ceil", "round": "Round", "logistic": "Sigmoid", "erf": "Erf",
     }.items()},
     **{name: _reduce(op) for name, op in {
-        "reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_or": "ReduceMax", "reduce_and": "ReduceMin",
+        "reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_or": "ReduceMax",
+        "reduce_and": "ReduceMin",
     }.items()},
     "rsqrt": lambda builder, equation, x: _then(builder, "Reciprocal", _then(builder, "Sqrt", x)),
     "erfc": lambda builder, equation, x: _then(builder, "Sub", _scalar(1, x), _then(builder, "Erf", x)),

@@ -14,11 +14,11 @@ import numpy as np
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.export.graphs import Arrays, Graph
 from champ_jax.export.int8 import to_int8
+from champ_jax.export.onnx_builder import MIN_INT8
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = "weights.safetensors"
 SCALE = "#scale"
-MIN_INT8 = 1024
 LOADER = '''"""Loads the graphs of this folder; needs jax, numpy and safetensors.
 
     graphs = load("folder")

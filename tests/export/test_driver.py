@@ -36,9 +36,9 @@ def test_what_is_copied_needs_no_jax():
 
 
 def test_the_copies_hear_what_jax_hears(tmp_path):
+    from champ_jax.audio.beats import resample
     from champ_jax.audio.features import features
     from champ_jax.audio.load import load_audio
-    from champ_jax.audio.beats import resample
 
     audio, rate = load_audio(SONG)
     wave = resample(audio[: 4 * rate], rate, 24_000)
