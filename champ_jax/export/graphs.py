@@ -87,8 +87,8 @@ def choose_shapes(pipe: Pipeline, size=None, frames=None, steps=None, photos: in
 def make_graphs(pipe: Pipeline, shapes: Shapes, compute: Any = jnp.float32) -> list[Graph]:
     """Every graph that this model's videos need, in the order in which they run.
 
-    compute: float32 or float16, what matrix products and activations are in; norms' statistics, softmax, latents, images and
-    poses are float32 either way.
+    compute: float32 or float16, what matrix products and activations are in; norms' statistics, softmax, latents, images, M2P
+    and the reference network are float32 either way.
     Raises UserError on a device other than the CPU, whose own attention kernels no other runtime has.
     """
     if jax.default_backend() != "cpu":
@@ -127,7 +127,9 @@ class _Maker:
     def __init__(self, pipe: Pipeline, shapes: Shapes, compute):
         self.config: AnimatorConfig = pipe.config
         self.settings, self.schedule, self.shapes = pipe.settings, pipe.schedule, shapes
+        self.compute = compute
         self.graphdef, expected = abstract_model(pipe.config, Policy(compute=compute))
+        self.exact, _ = abstract_model(pipe.config, Policy(compute=jnp.float32))
         self.expected = flatten(expected)
         self.values = flatten(pipe.params)
         self.made: dict[str, Graph] = {}
@@ -151,13 +153,14 @@ class _Maker:
             self.m2p()
         return list(self.made.values())
 
-    def add(self, name: str, function: Callable[[Any, Arrays], Arrays], inputs: Mapping[str, Any]) -> None:
-        """function(model, inputs) -> outputs; the graph keeps the parameters that reach an output."""
+    def add(self, name: str, function: Callable[[Any, Arrays], Arrays], inputs: Mapping[str, Any], exact: bool = False) -> None:
+        """function(model, inputs) -> outputs; the graph keeps the parameters that reach an output. exact: in float32 always."""
+        graphdef = self.exact if exact else self.graphdef
 
         def whole(params: Arrays, inputs: Arrays) -> Arrays:
             # NumPy's zeros: what nobody computes with leaves no trace, and these take no memory.
             unused = {path: np.broadcast_to(np.zeros((), x.dtype), x.shape) for path, x in self.expected.items() if path not in params}
-            return function(merge(self.graphdef, unflatten({**unused, **params})), inputs)
+            return function(merge(graphdef, unflatten({**unused, **params})), inputs)
 
         used, outputs = reached(whole, self.expected, inputs)
         params = {path: self.values[path] for path in self.expected if path in used}
@@ -198,14 +201,16 @@ class _Maker:
 
         def run(model, x):
             features = reference_features(model.reference, x["latents"], x.get("tokens"), x.get("pose"), bool(config.unet.coarse))
-            return _flat_reference(project_reference(model.denoiser, features), model.denoiser)
+            flat = _flat_reference(project_reference(model.denoiser, features), model.denoiser)
+            return {name: x if name.endswith("/moments") else x.astype(self.compute) for name, x in flat.items()}
 
         inputs = {"latents": self.made["vae_encode"].outputs["latents"]}
         if config.unet.context_dim is not None:
             inputs["tokens"] = self.context(1, self.shapes.photos)["context"]
         if config.reference_pose:
             inputs["pose"] = self.made["photo_pose"].outputs["pose"]
-        self.add("reference", run, inputs)
+        # It runs once a clip, and its residual stream goes beyond what halves can hold (the demo's to 23,000 before a product).
+        self.add("reference", run, inputs, exact=True)
 
     def guidance(self) -> None:
         kinds = self.config.kinds
@@ -279,7 +284,7 @@ class _Maker:
             "music": self.array(window, config.music_dim), "start_keypoints": pose, "start_confidence": sure,
             "photo_keypoints": pose, "photo_confidence": sure, "photo_face": self.array(config.face_dim),
         }  # fmt: skip
-        self.add("m2p", run, inputs)
+        self.add("m2p", run, inputs, exact=True)  # a pose that is off by a fraction of a pixel is another picture
 
 
 def _flat_reference(projected: Mapping[str, BlockReference], denoiser) -> Arrays:

@@ -31,7 +31,7 @@ def write_onnx(folder: Path, graphs: list[Graph], precision: str, max_inline: in
 
     about = {}
     for graph in graphs:
-        model = to_model(graph, int8=precision == "int8")
+        model = to_model(graph, precision)
         path = folder / f"{graph.name}.onnx"
         beside = sum(len(weight.raw_data) for weight in model.graph.initializer) > max_inline
         onnx.save_model(

@@ -36,12 +36,15 @@ def constant(array: np.ndarray, label: str | None = None) -> Value:
 
 
 class Builder:
-    """Collects nodes; every method that adds one returns the Value of its output. int8: whether weights are stored as integers."""
+    """Collects nodes; every method that adds one returns the Value of its output.
 
-    def __init__(self, int8: bool = False):
+    precision: what weights are stored as, f32, f16 or int8.
+    """
+
+    def __init__(self, precision: str = "f32"):
         self.nodes: list = []
         self.constants: dict[str, np.ndarray] = {}
-        self.int8 = int8
+        self.precision = precision
         self._named: dict = {}
         self._count = 0
 
@@ -130,13 +133,20 @@ class Builder:
         return dataclasses.replace(done, shape=value.shape)
 
     def weight(self, value: Value, axis: int) -> Value:
-        """A factor whose output channels are along `axis`: with `int8` a parameter becomes integers and scales."""
-        if not self.int8 or value.label is None or value.array.size < MIN_INT8 or value.array.ndim < 2 or value.dtype.kind != "f":
+        """A factor whose output channels are along `axis`; a parameter is stored in the precision and brought back here."""
+        if self.precision == "f32" or value.label is None or value.array.size < MIN_INT8 or value.array.ndim < 2:
             return value
+        if self.precision == "f16":
+            return value if value.dtype == np.float16 else self._from_half(value)
         values, scale = to_int8(np.moveaxis(value.array, axis, -1))
         values = np.ascontiguousarray(np.moveaxis(values, -1, axis))
         parts = [constant(values, value.label), constant(scale.astype(value.dtype), f"{value.label}.scale")]
         return self.node("DequantizeLinear", parts, value.shape, value.dtype, axis=axis)
+
+    def _from_half(self, value: Value) -> Value:
+        from onnx import TensorProto
+
+        return self.node("Cast", [self.cast(value, np.float16)], value.shape, value.dtype, to=TensorProto.FLOAT)
 
     def finish(self, name: str, inputs: dict[str, Value], outputs: dict[str, Value]):
         """The model, of what reaches an output; outputs take their names here."""

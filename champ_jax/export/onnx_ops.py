@@ -16,13 +16,13 @@ FOLD = 1 << 20
 """Numbers that a constant computed here has at most."""
 
 
-def to_model(graph: Graph, int8: bool = False):
-    """The onnx.ModelProto of a graph; int8: weights of matrix products and convolutions as integers with scales by output channel.
+def to_model(graph: Graph, precision: str = "f32"):
+    """The onnx.ModelProto of a graph; precision: what its weights are stored as, int8 with scales by output channel.
 
     Raises UserError for a primitive that is not known here.
     """
     closed = jax.make_jaxpr(graph.function)(graph.params, graph.inputs)
-    builder = Builder(int8)
+    builder = Builder(precision)
     inputs = {
         name: Value(tuple(x.shape), np.dtype(x.dtype), tuple(x.shape), name) for name, x in sorted(graph.inputs.items())
     }  # JAX takes dictionaries apart in the order of their keys
