@@ -28,7 +28,7 @@ ALLOWED = {
     "app": LOWER | {"convert", "infer"},
     "train": LOWER | {"convert", "infer", "evaluate"},
     "convert": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models"},
-    "export": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models", "infer"},
+    "export": {"dims", "config", "nn", "diffusion", "pose", "audio", "checkpoint", "models", "infer"},
 }
 WITHOUT_FLAX = ("data", "diffusion", "pose", "audio", "metrics", "parallel", "checkpoint")
 ONE_HOME = {"orbax": "checkpoint/store.py", "tensorboardX": "train/log.py"}
