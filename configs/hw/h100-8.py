@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
             "overrides": {
                 "B": {"data": {"batch_size": 16}},
                 "C": {"data": {"batch_size": 8}},
+                "D": {"data": {"batch_size": 8}},
             },
         }
     )

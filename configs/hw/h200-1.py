@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
             "overrides": {
                 "B": {"data": {"batch_size": 4}},
                 "C": {"data": {"batch_size": 1}},
+                "D": {"data": {"batch_size": 1}},
             },
         }
     )
