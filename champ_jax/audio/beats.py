@@ -9,6 +9,8 @@ BEAT_HOP = 256  # 10.7 ms; librosa's default 512 at 22,050 Hz quantises beats to
 BEAT_WINDOW = 1024
 BEAT_HIGHEST_HZ = 5_000.0  # hi-hats on the off-beat are left out: they draw the tracker half a beat away
 BEAT_PRIOR_BPM = 108.0
+MEL_BLOCK = 4096  # frames, 44 seconds
+TEMPO_SECONDS = 8.0  # of sound in which a tempo is looked for, librosa's own
 
 
 def track_beats(audio: np.ndarray, rate: int) -> np.ndarray:
@@ -28,13 +30,14 @@ def track_beats(audio: np.ndarray, rate: int) -> np.ndarray:
 
     audio = resample(audio, rate, BEAT_RATE)
     frames = {"sr": BEAT_RATE, "hop_length": BEAT_HOP}
-    mel = librosa.feature.melspectrogram(y=audio, n_fft=BEAT_WINDOW, n_mels=96, fmax=BEAT_HIGHEST_HZ, **frames)
+    mel = _mel(audio, n_mels=96, fmax=BEAT_HIGHEST_HZ)
     # center=False: no shift by half a window; on songs with exact beats that shift makes every beat 20 ms late
     envelope = librosa.onset.onset_strength(S=librosa.power_to_db(mel), n_fft=BEAT_WINDOW, aggregate=np.median, center=False, **frames)
     if not envelope.any():
         return np.zeros(0, np.float32)
+    tempo = librosa.feature.tempo(tg=_mean_tempogram(envelope)[:, None], start_bpm=BEAT_PRIOR_BPM, **frames)
     with one_at_a_time():
-        _, beats = librosa.beat.beat_track(onset_envelope=envelope, start_bpm=BEAT_PRIOR_BPM, units="time", trim=False, **frames)
+        _, beats = librosa.beat.beat_track(onset_envelope=envelope, bpm=tempo, units="time", trim=False, **frames)
     return beats.astype(np.float32)
 
 
@@ -70,6 +73,35 @@ def resample(audio: np.ndarray, rate: int, target: int) -> np.ndarray:
     return audio if rate == target else librosa.resample(audio, orig_sr=rate, target_sr=target, res_type="soxr_hq")
 
 
+def _mel(audio: np.ndarray, n_mels: int, fmax: float) -> np.ndarray:
+    """librosa's mel power spectrogram [n_mels, frames] of audio at BEAT_RATE, block by block: its spectra take 90 MB a minute."""
+    import librosa
+
+    padded = np.pad(audio, BEAT_WINDOW // 2)
+    count = 1 + (len(padded) - BEAT_WINDOW) // BEAT_HOP
+    settings = {"sr": BEAT_RATE, "hop_length": BEAT_HOP, "n_fft": BEAT_WINDOW, "n_mels": n_mels, "fmax": fmax, "center": False}
+    blocks = [
+        librosa.feature.melspectrogram(
+            y=padded[first * BEAT_HOP : (min(first + MEL_BLOCK, count) - 1) * BEAT_HOP + BEAT_WINDOW], **settings
+        )
+        for first in range(0, count, MEL_BLOCK)
+    ]
+    return np.concatenate(blocks, axis=1)
+
+
+def _mean_tempogram(envelope: np.ndarray) -> np.ndarray:
+    """The mean over frames of librosa's tempogram of an onset envelope [F], f64 [lags], block by block: all of it takes 200 MB a minute."""
+    import librosa
+
+    size = librosa.time_to_frames(TEMPO_SECONDS, sr=BEAT_RATE, hop_length=BEAT_HOP).item()
+    padded = np.pad(envelope, size // 2, mode="linear_ramp", end_values=0)
+    total = np.zeros(size)
+    for first in range(0, len(envelope), MEL_BLOCK):
+        block = padded[first : min(first + MEL_BLOCK, len(envelope)) - 1 + size]
+        total += librosa.feature.tempogram(onset_envelope=block, win_length=size, center=False).sum(axis=1)
+    return total / len(envelope)
+
+
 def onset_envelope(audio: np.ndarray, rate: int, seconds: np.ndarray) -> np.ndarray:
     """How suddenly mono audio f32 [S] gets louder around these times [n], ascending; f32 [n], not negative.
 
@@ -98,13 +130,11 @@ def find_downbeats(audio: np.ndarray, rate: int, beats: np.ndarray, bar: int = 4
     Returns:
         f32 [m] seconds, every `bar`-th of the beats; empty for fewer than two bars, which tell nothing.
     """
-    import librosa
-
     beats = np.asarray(beats, np.float32)
     if len(beats) < 2 * bar:
         return np.zeros(0, np.float32)
     audio = resample(audio, rate, BEAT_RATE)
-    mel = librosa.feature.melspectrogram(y=audio, sr=BEAT_RATE, hop_length=BEAT_HOP, n_fft=BEAT_WINDOW, n_mels=4, fmax=150.0)
+    mel = _mel(audio, n_mels=4, fmax=150.0)
     rise = np.maximum(np.diff(np.sqrt(mel.sum(0)), prepend=0), 0)
     near = np.round(beats * BEAT_RATE / BEAT_HOP).astype(int)[:, None] + np.arange(-4, 5)  # 43 ms either way
     strength = rise[near.clip(0, len(rise) - 1)].max(1)
