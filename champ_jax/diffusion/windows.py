@@ -36,15 +36,16 @@ def shifted_windows(n: int, size: int, overlap: int, step: int) -> list[list[int
         count, room = count + 1, room + stride
     # Multiples of the golden ratio spread evenly however many there are.
     offset = round(step * 0.6180339887 % 1 * min(room, stride - 1))
-    starts = [0] + [min(max(i * stride - offset, 0), last) for i in range(1, count)]
+    starts = sorted({0, *(min(max(i * stride - offset, 0), last) for i in range(1, count))})
     return [list(range(start, start + size)) for start in starts]
 
 
-def window_weights(frames: list[list[int]], blend: str = "triangular") -> np.ndarray:
+def window_weights(frames: list[list[int]], blend: str = "triangular", anchored: bool = False) -> np.ndarray:
     """Weights [windows, size] float32 with which predictions of the windows are averaged; over every frame they sum to 1.
 
     frames: the windows' frame indices, all of one length. "triangular" falls towards a window's ends; "uniform"
-    is CHAMP's plain mean.
+    is CHAMP's plain mean. anchored: windows but the first see frame 0 in the place of their own first frame, for which they
+    then count nothing; windows have to overlap.
     """
     size = len(frames[0])
     raw = np.ones((len(frames), size), np.float64)
@@ -53,6 +54,8 @@ def window_weights(frames: list[list[int]], blend: str = "triangular") -> np.nda
     elif blend != "uniform":
         raise UserError(f"unknown window blend {blend!r}: expected triangular or uniform")
     index = np.asarray(frames)
+    if anchored:
+        raw[index[:, 0] > 0, 0] = 0
     total = np.zeros(index.max() + 1)
     np.add.at(total, index, raw)
     return (raw / total[index]).astype(np.float32)

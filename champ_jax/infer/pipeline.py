@@ -28,7 +28,7 @@ from champ_jax.infer.people import Person, check_instances, who
 from champ_jax.infer.photo import load_photos
 from champ_jax.infer.rendering import Rendering
 from champ_jax.infer.ring import FrameConditions, Seen, on_each_device, window_mesh
-from champ_jax.infer.sample import SampleSettings, initial_noise, make_table, sample_frames
+from champ_jax.infer.sample import SampleSettings, check_seed, initial_noise, make_table, sample_frames
 from champ_jax.infer.video import Video
 from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
 from champ_jax.models.clip import clip_resize
@@ -213,6 +213,11 @@ class Pipeline:
         size = self.check_size(size)
         settings = self.sample_settings(steps, guidance_scale, sampling)
         photos = load_photos(image, size, pose, self.faces)
+        if isinstance(guidance, (str, os.PathLike)):
+            guidance = open_guidance(guidance, self.kinds, size)
+        if guidance is not None:
+            self._check_guidance(guidance, size)
+        check_seed(seed)
         audio, rate = load_audio(song)
         duration = min(seconds or math.inf, len(audio) / rate)
         person = who(photos, photo_weights, face)
@@ -221,9 +226,6 @@ class Pipeline:
         skeleton = DrawnMaps(motion.keypoints[shown], motion.confidence[shown], size)
         maps = whole({"music": skeleton})
         if guidance is not None:
-            if isinstance(guidance, (str, os.PathLike)):
-                guidance = open_guidance(guidance, self.kinds, size)
-            self._check_guidance(guidance, size)
             maps = mix_with_music(guidance, skeleton, music_share)
         if person.face is not None:
             person = person._replace(face=motion.face[shown])
@@ -243,7 +245,7 @@ class Pipeline:
     def _frames(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> Iterator[np.ndarray]:
         """Frames u8 [m,H,W,3] of guidance maps, as they are done."""
         functions, params = self.functions, self.params
-        initial_noise(seed, 1, (1, 1, 1))  # says at once what is wrong with the seed
+        check_seed(seed)
         # So that few shapes are compiled for any number of photos.
         person = person.padded(next(size for size in PHOTOS if size >= len(person.images)))
         seen, tokens, context = functions.encode_photos(params, person.images, person.skeletons, person.weights)

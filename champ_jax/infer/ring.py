@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What the compiled loop is specialised on."""
+    """What the compiled loop is specialised on; halves: whether those of guided rows go through as one batch."""
 
     guided: bool
     rescale: float
@@ -194,7 +194,7 @@ def _predict(denoise, static: Static, table: Table, params, seen: Seen, ring: Ri
     run = partial(_run_network, partial(denoise, params), table.deep[step].any(), static)
     if not static.guided:
         predicted, *deep = run(cond, kept[0])
-    elif static.halves and not given.frames:
+    elif static.halves:
         predicted, deep = _at_once(static, table.scale[step], run, cond, kept)
     else:
         predicted, deep = _in_turn(static, table.scale[step], run, cond, kept)
@@ -202,7 +202,7 @@ def _predict(denoise, static: Static, table: Table, params, seen: Seen, ring: Ri
     total = ring.total.at[order.slots].add(share * predicted.astype(jnp.float32))
     if static.cached:
         # Of overlapping windows the one that counts most for a frame leaves it its deeper features.
-        where = jnp.where(order.main & (order.weights > 0), order.slots, len(ring.number))
+        where = jnp.where(order.main, order.slots, len(ring.number))
         deep = tuple(old.at[where].set(new.astype(old.dtype), mode="drop") for old, new in zip(ring.deep, deep))
     return ring._replace(total=total, deep=deep if static.cached else None)
 

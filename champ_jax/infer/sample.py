@@ -1,12 +1,12 @@
 """Latents of a clip of any length: one compiled loop over denoising passes of windows, over a ring of the frames under way.
 
 The host says which window takes which step next (infer/wavefront.py), puts in frames and takes out those that are done; the
-rest happens on the device. Shapes do not depend on the clip: neither do memory and compile time.
+rest happens on the device. Shapes do not depend on the clip, but for CHAMP's windows, which wrap around its end: neither do memory
+and compile time.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,9 @@ from champ_jax.diffusion.schedule import Schedule
 from champ_jax.errors import UserError
 from champ_jax.infer.ring import Denoise, FrameConditions, Seen, Static, Table, empty_ring, make_orders, put, run_orders, take, window_mesh
 from champ_jax.infer.wavefront import Round, capacity, make_plan, rounds
+
+MOST_ROUNDS = 8
+"""Passes of windows that are handed to the device at once: what a stop waits for."""
 
 
 class Conditions(NamedTuple):
@@ -42,7 +45,7 @@ class SampleSettings:
     anchor: whether every window sees frame 0 in the place of its own first (MimicMotion's way, arXiv 2406.19680): all frames
       then depend on it.
     deep_every: the UNet's deeper levels run in every so many steps, and are taken from the last time in the others
-      (DeepCache, arXiv 2312.00858); 1 always runs them. Of windows denoised at once all run them where one does.
+      (DeepCache, arXiv 2312.00858); 1 always runs them.
     compat: "champ" reproduces CHAMP's pipeline: windows that wrap around the end of the clip, a plain mean where they
       overlap, and diffusers' previous timesteps.
     """
@@ -82,6 +85,8 @@ class SampleSettings:
             )
         if self.compat not in ("", "champ"):
             raise UserError(f"compat is {self.compat!r}: give '' or 'champ'")
+        if self.anchor and (self.overlap == 0 or self.deep_every > 1):
+            raise UserError("anchor takes windows that overlap, and deep_every 1: kept features are of a window's own frames")
         if self.compat == "champ" and (self.sampler != "ddim" or self.anchor):
             raise UserError("compat 'champ' is DDIM without an anchor: leave sampler and anchor out")
 
@@ -97,10 +102,15 @@ def initial_noise(seed: int, frames: int, shape: tuple[int, int, int], first: in
 
     Drawn on the host, so that a seed means the same on every device. Raises UserError for a negative seed.
     """
-    if seed < 0:
-        raise UserError(f"seed is {seed}: give 0 or more")
+    check_seed(seed)
     each = [np.random.default_rng([seed, i]).standard_normal(shape, np.float32) for i in range(first, first + frames)]
     return np.stack(each)[None]
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a negative seed."""
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give 0 or more")
 
 
 def make_table(schedule: Schedule, settings: SampleSettings) -> Table:
@@ -111,7 +121,9 @@ def make_table(schedule: Schedule, settings: SampleSettings) -> Table:
     low, high = settings.guidance_interval
     scale = np.where((share >= low) & (share <= high), settings.guidance_scale, 1.0)
     strength = np.interp(share, [0, 1], settings.guidance_strength)
-    deep = number % settings.deep_every == 0
+    # The unconditional half has features to keep from its first step on.
+    begins = (scale != 1) & (np.append(1.0, scale[:-1]) == 1)
+    deep = (number % settings.deep_every == 0) | begins
     return Table(table.timesteps, table.mix, scale.astype(np.float32), strength.astype(np.float32), deep)
 
 
@@ -133,28 +145,30 @@ def sample_frames(
     seed: of the noise that some samplers add in every step. on_progress(done, total) counts passes of windows.
     Raises UserError for impossible settings.
     """
-    champ = settings.compat == "champ"
-    plan = make_plan(count, settings.steps, settings.window, settings.overlap, champ)
-    table, rows, chunk = make_table(schedule, settings), settings.window_batch, settings.window
-    static = _static(settings, table)
+    champ, rows, chunk = settings.compat == "champ", settings.window_batch, settings.window
+    plan = make_plan(count, settings.steps, settings.window, settings.overlap, champ, settings.anchor)
+    table = make_table(schedule, settings)
     room = capacity(settings.steps, settings.window, settings.overlap, rows)
-    slots = (max(room, plan.count) if champ else room) + chunk
-    waiting = list(islice(order := rounds(plan, rows, slots - chunk), 1))
-    ring, filled, done, passes = None, 0, 0, 0
-    while waiting:
-        taken: list[Round] = []
-        # Frames of all rounds are put in before the first of them runs, while those that are done still hold their slots.
-        while waiting and len(taken) < settings.steps and waiting[0].frames.max() < done + slots - chunk:
-            taken.append(waiting.pop())
-            waiting = list(islice(order, 1))
+    room = max(room, plan.count) if champ else room
+    slots = room + chunk
+    # Windows that run the same networks go together: one that needs more would make all of them pay for it.
+    order = rounds(plan, rows, room, [2 * deep + (scale != 1) for deep, scale in zip(table.deep, table.scale)])
+    ring = static = None
+    filled = done = passes = 0
+
+    def end() -> int:
+        return done + room
+
+    for taken in _batches(order, min(settings.steps, MOST_ROUNDS), end):
         while filled <= max(int(each.frames.max()) for each in taken):
             noise, conditions = given(filled, chunk)
             if ring is None:
+                static = _static(settings, table, conditions.frames is None)
                 ring = empty_ring(slots, noise, conditions, denoise, params, seen, settings.steps, static)
             ring = put(ring, np.arange(filled, filled + chunk, dtype=np.int32), noise, conditions)
             filled += chunk
-        orders = make_orders(taken, slots, settings.steps)
-        ring = run_orders(denoise, static, schedule, table, params, seen, ring, orders, np.uint32(seed))
+        orders = make_orders(taken, slots, min(settings.steps, MOST_ROUNDS))
+        ring = run_orders(denoise, static, schedule, table, params, seen, ring, orders, np.uint32(seed % 2**32))
         passes += sum(int(each.weights.any(axis=1).sum()) for each in taken)
         finished = max([last for each in taken for _, last, step in each.advance if step == settings.steps - 1], default=done)
         while done < min(finished, count):
@@ -163,7 +177,19 @@ def sample_frames(
             done += size
         done = finished
         if on_progress is not None:
+            jax.block_until_ready(ring.total)  # what is only queued is not done
             on_progress(passes, plan.passes)
+
+
+def _batches(order: Iterator[Round], most: int, end: Callable[[], int]) -> Iterator[list[Round]]:
+    """Rounds in lists of up to `most`, whose frames are all before `end()`, which moves on with what is done."""
+    waiting = next(order, None)
+    while waiting is not None:
+        taken: list[Round] = []
+        while waiting is not None and len(taken) < most and waiting.frames.max() < end():
+            taken.append(waiting)
+            waiting = next(order, None)
+        yield taken
 
 
 def sample_latents(
@@ -173,6 +199,7 @@ def sample_latents(
     conditions: Conditions,
     schedule: Schedule,
     settings: SampleSettings,
+    seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Denoises `latents` (unit normal, f32 [1,F,h,w,C]) to clean latents of the same shape.
@@ -186,28 +213,16 @@ def sample_latents(
         return jax.tree.map(lambda x: x[index], (clip, FrameConditions(conditions.guidance, conditions.frames)))
 
     seen = Seen(conditions.person, conditions.context)
-    found = sample_frames(denoise, params, len(clip), given, seen, schedule, settings, on_progress=on_progress)
+    found = sample_frames(denoise, params, len(clip), given, seen, schedule, settings, seed, on_progress)
     return np.concatenate(list(found))[None]
 
 
-def _static(settings: SampleSettings, table: Table) -> Static:
-    """Devices share the windows of a round, or its conditional and unconditional halves where there are twice as many."""
+def _static(settings: SampleSettings, table: Table, alike: bool) -> Static:
+    """Devices share the windows of a round, or its conditional and unconditional halves where there are twice as many; alike:
+    whether both halves read the same, which frames of several people or with faces do not."""
     rows, mesh = settings.window_batch, window_mesh()
     devices = 1 if mesh is None else mesh.size
-    halves = settings.guided and rows % devices != 0 and 2 * rows % devices == 0
+    halves = alike and settings.guided and rows % devices != 0 and 2 * rows % devices == 0
     mesh = mesh if halves or rows % devices == 0 else None
     noisy = bool(table.mix[:, :, 5].any())
     return Static(settings.guided, settings.guidance_rescale, noisy, settings.deep_every > 1, settings.anchor, mesh, halves)
-
-
-def in_chunks(function: Callable[..., jax.Array], values: tuple[np.ndarray, ...], size: int) -> np.ndarray:
-    """function over arrays `values`, each [F,...], in chunks of `size` frames, results on the host; one compiled shape.
-
-    The last chunk is filled up with copies of its last frame, which are thrown away.
-    """
-    results = []
-    total = len(values[0])
-    for start in range(0, total, size):
-        index = np.minimum(np.arange(start, start + size), total - 1)
-        results.append(np.asarray(function(*(array[index] for array in values)))[: total - start])
-    return np.concatenate(results)

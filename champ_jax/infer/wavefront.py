@@ -5,7 +5,7 @@ the steps follow each other through the clip like a wave: the first frames are d
 the frames between lie in memory, in a ring. The result is that of taking each step over the whole clip.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +33,8 @@ class Plan(NamedTuple):
 class Round(NamedTuple):
     """P windows that are denoised at once.
 
-    frames: int [P,n]. weights: f32 [P,n], 0 in rows that only fill up. main: bool [P,n], where no other window counts more for a
-    frame. step: int [P], counted from 0. advance: [(first, last + 1, step)], frames that have all they need for this step.
+    frames: int [P,n]. weights: f32 [P,n], 0 in rows that only fill up. main: bool [P,n], where this is the window that counts most
+    for a frame. step: int [P], counted from 0. advance: [(first, last + 1, step)], frames that have all they need for this step.
     """
 
     frames: np.ndarray
@@ -44,8 +44,9 @@ class Round(NamedTuple):
     advance: list[tuple[int, int, int]]
 
 
-def make_plan(frames: int, steps: int, window: int, overlap: int, champ: bool = False) -> Plan:
+def make_plan(frames: int, steps: int, window: int, overlap: int, champ: bool = False, anchor: bool = False) -> Plan:
     """Windows over `frames` for each of `steps`. champ: CHAMP's, which wrap around the end, are never moved, and count alike.
+    anchor: see `window_weights`.
 
     A clip shorter than a window is planned as a whole window, except with champ: give it copies of its last frame.
     """
@@ -53,7 +54,7 @@ def make_plan(frames: int, steps: int, window: int, overlap: int, champ: bool = 
         index = champ_windows(frames, window, overlap)
         return Plan([np.asarray(index)] * steps, [window_weights(index, "uniform")] * steps)
     each = [shifted_windows(max(frames, window), window, overlap, step) for step in range(steps)]
-    return Plan([np.asarray(index) for index in each], [window_weights(index) for index in each])
+    return Plan([np.asarray(index) for index in each], [window_weights(index, anchored=anchor) for index in each])
 
 
 def capacity(steps: int, window: int, overlap: int, rows: int) -> int:
@@ -62,17 +63,23 @@ def capacity(steps: int, window: int, overlap: int, rows: int) -> int:
     return steps * (window - 1) + 1 + (rows + 1) * (window - overlap)
 
 
-def rounds(plan: Plan, rows: int, room: int) -> Iterator[Round]:
-    """All rounds of a plan in an order that keeps at most `room` frames between the first that is not done and the last begun."""
+def rounds(plan: Plan, rows: int, room: int, alike: Sequence[int] | None = None) -> Iterator[Round]:
+    """All rounds of a plan in an order that keeps at most `room` frames between the first that is not done and the last begun.
+
+    alike: a number for each step; only windows at steps of the same number go together. None lets all.
+    """
     steps, total = len(plan.frames), plan.count
+    alike = [0] * steps if alike is None else alike
     firsts = [_firsts(index, total) for index in plan.frames]
-    largest = [_largest(index, weights, total) for index, weights in zip(plan.frames, plan.weights)]
+    mains = [_mains(index, weights, total) for index, weights in zip(plan.frames, plan.weights)]
     taken = [0] * steps  # windows of each step
     ready = [0] * steps  # frames that have taken each step: all before this one
     while ready[-1] < total:
         before = [min(ready[-1] + room, total), *ready[:-1]]
         chosen: list[tuple[int, int]] = []
         for step in reversed(range(steps)):
+            if chosen and alike[step] != alike[chosen[0][0]]:
+                continue
             while len(chosen) < rows and taken[step] < len(plan.frames[step]) and plan.frames[step][taken[step]].max() < before[step]:
                 chosen.append((step, taken[step]))
                 taken[step] += 1
@@ -82,16 +89,16 @@ def rounds(plan: Plan, rows: int, room: int) -> Iterator[Round]:
             if reached > ready[step]:
                 advance.append((ready[step], reached, step))
                 ready[step] = reached
-        yield _round(plan, largest, chosen, rows, advance)
+        yield _round(plan, mains, chosen, rows, advance)
 
 
-def _round(plan: Plan, largest, chosen, rows: int, advance) -> Round:
+def _round(plan: Plan, mains, chosen, rows: int, advance) -> Round:
     filled = chosen + [chosen[-1]] * (rows - len(chosen))
     frames = np.stack([plan.frames[step][window] for step, window in filled])
     weights = np.stack([plan.weights[step][window] for step, window in filled])
     weights[len(chosen) :] = 0
     step = np.asarray([step for step, _ in filled])
-    main = weights >= np.stack([largest[k][index] for k, index in zip(step, frames)])
+    main = np.stack([mains[step][index] == window for (step, window), index in zip(filled, frames)]) & (weights > 0)
     return Round(frames, weights, main, step, advance)
 
 
@@ -101,8 +108,12 @@ def _firsts(frames: np.ndarray, total: int) -> np.ndarray:
     return np.minimum.accumulate(lowest[::-1])[::-1]
 
 
-def _largest(frames: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
-    """What the window counts that counts most for a frame, f32 [F]."""
-    found = np.zeros(total, np.float32)
-    np.maximum.at(found, frames, weights)
+def _mains(frames: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
+    """Which window counts most for a frame, of equals the first, int [F]."""
+    largest = np.zeros(total, np.float32)
+    np.maximum.at(largest, frames, weights)
+    found = np.full(total, len(frames))
+    windows = np.broadcast_to(np.arange(len(frames))[:, None], frames.shape)
+    most = weights >= largest[frames]
+    np.minimum.at(found, frames[most], windows[most])
     return found

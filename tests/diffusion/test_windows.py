@@ -34,7 +34,7 @@ def test_moved_windows_cover_every_frame_and_keep_their_overlap(n, size_overlap,
     cut = shifted_windows(n, size, overlap, step)
     assert cut[0][0] == 0 and cut[-1][-1] == n - 1 and {frame for window in cut for frame in window} == set(range(n))
     assert all(window == list(range(window[0], window[0] + min(n, size))) for window in cut)
-    assert all(0 <= b[0] - a[0] <= size - overlap for a, b in zip(cut, cut[1:]))
+    assert all(0 < b[0] - a[0] <= size - overlap for a, b in zip(cut, cut[1:]))
     assert len(cut) <= max(1.1 * len(windows(n, size, overlap)), len(windows(n, size, overlap)))
 
 

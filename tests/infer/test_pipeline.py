@@ -134,14 +134,17 @@ def test_weights_of_another_geometry_are_refused(weights, tmp_path):
 def test_nothing_is_compiled_anew_for_another_length_number_of_photos_or_choice_of_maps(pipe):
     pipe.animate(_photo(), _maps(5))
     pipe.animate([_photo(value) for value in (30, 60, 90, 120)], _maps(5))
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name) if "compile" in name else None)
-    try:
-        for frames, photos, kinds in ((1, 1, ("depth",)), (3, 3, ("dwpose",)), (23, 1, ("depth", "dwpose")), (11, 4, ("dwpose",))):
-            pipe.animate([_photo(30 * i) for i in range(1, photos + 1)], _maps(frames, kinds))
-    finally:
-        jax.monitoring.clear_event_listeners()
+    compiled, watching = [], True
+    # Never cleared: that would drop the listeners of other tests too.
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if watching and "compile" in name else None
+    )
+    for frames, photos, kinds in ((1, 1, ("depth",)), (3, 3, ("dwpose",)), (23, 1, ("depth", "dwpose")), (11, 4, ("dwpose",))):
+        pipe.animate([_photo(30 * i) for i in range(1, photos + 1)], _maps(frames, kinds))
     assert not compiled
+    pipe.animate(_photo(), _maps(5), steps=3)
+    assert compiled, "another number of steps is another program, or this test sees nothing"
+    watching = False
 
 
 def test_a_rendering_is_the_video_as_it_is_done(pipe, tmp_path):

@@ -9,7 +9,7 @@ from champ_jax.diffusion.samplers import sampler_step, start
 from champ_jax.diffusion.schedule import make_schedule
 from champ_jax.errors import UserError
 from champ_jax.infer.ring import FrameConditions, Seen
-from champ_jax.infer.sample import Conditions, SampleSettings, in_chunks, initial_noise, make_table, sample_frames, sample_latents
+from champ_jax.infer.sample import Conditions, SampleSettings, initial_noise, make_table, sample_frames, sample_latents
 from champ_jax.infer.wavefront import make_plan
 
 SCHEDULE = make_schedule()
@@ -73,7 +73,8 @@ def test_the_end_of_the_clip_knows_nothing_of_its_beginning():
 
 def plainly(denoise, latents, guidance, settings: SampleSettings, params=0.5):
     """What the loop should come to: every step over the whole clip, window after window."""
-    plan, table = make_plan(latents.shape[1], settings.steps, settings.window, settings.overlap), make_table(SCHEDULE, settings)
+    plan = make_plan(latents.shape[1], settings.steps, settings.window, settings.overlap, anchor=settings.anchor)
+    table = make_table(SCHEDULE, settings)
     state, context = start(latents[0]), jnp.full((1, 1, 2), 0.2)
     person = {"k": jnp.full((1, 3), 0.1)}
     first = []
@@ -123,8 +124,16 @@ def test_frames_come_out_in_order_before_the_clip_is_through():
     assert max(asked) < 60, "the end of the clip is not needed for its beginning"
     rest = list(found)
     assert len(first) + sum(map(len, rest)) == 200
-    whole = run(frames=200)
-    np.testing.assert_allclose(np.concatenate([first, *rest])[None].shape, whole.shape)
+    conditions = Conditions(np.zeros((200, *SHAPE), np.float32), *seen)
+    whole = sample_latents(framewise, jnp.float32(0.5), initial_noise(0, 200, SHAPE), conditions, SCHEDULE, settings)
+    np.testing.assert_allclose(np.concatenate([first, *rest])[None], whole, atol=1e-5)
+
+
+def test_an_anchor_says_nothing_to_who_treats_every_frame_alone():
+    np.testing.assert_allclose(run(steps=2, anchor=True), run(steps=2), atol=1e-5)
+    for wrong in ({"overlap": 0}, {"deep_every": 2}):
+        with pytest.raises(UserError, match="anchor"):
+            SampleSettings(anchor=True, **wrong)
 
 
 def test_noise_that_a_sampler_adds_is_a_frames_own():
@@ -151,7 +160,20 @@ def test_deeper_features_are_kept_between_the_steps_that_run_them():
             state = sampler_step(SCHEDULE, table.mix[step], state, found, table.t[step])
         result = run(counted, latents=latents, steps=2, deep_every=every, guidance_scale=1.0)
         np.testing.assert_allclose(result, state.x, atol=1e-5)
-    assert np.isfinite(run(counted, latents=latents, steps=2, deep_every=2, guidance_scale=2.0)).all()
+
+
+def unchanging(params, latents, t, context, guidance, person, frames, deep=None, return_deep=False):
+    """A denoiser whose deeper part is always the same: keeping it must change nothing."""
+    deep = jnp.full_like(latents, 0.3) if deep is None else deep
+    prediction = framewise(params, latents, t, context, guidance, person, frames) + deep
+    return (prediction, deep) if return_deep else prediction
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.8)])
+def test_kept_features_are_those_of_the_right_half(interval, rows):
+    settings = dict(steps=6, guidance_scale=2.0, guidance_interval=interval, window_batch=rows)
+    np.testing.assert_allclose(run(unchanging, deep_every=4, **settings), run(unchanging, **settings), atol=1e-5)
 
 
 def test_champ_averages_plainly():
@@ -213,15 +235,3 @@ def test_settings_are_checked():
         run(window=4, overlap=4)
     with pytest.raises(UserError, match="seed is -1"):
         initial_noise(-1, 2, SHAPE)
-
-
-def test_chunks_see_one_shape():
-    shapes = []
-
-    def double(x):
-        shapes.append(x.shape)
-        return 2 * x
-
-    values = np.arange(10.0).reshape(5, 2)
-    np.testing.assert_array_equal(in_chunks(double, (values,), 3), 2 * values)
-    assert shapes == [(3, 2), (3, 2)]

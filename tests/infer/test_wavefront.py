@@ -42,7 +42,15 @@ def test_weights_of_a_step_sum_to_one_and_one_window_is_the_main_one():
             total[step, frame] += weight
             main[step, frame] += most & (weight > 0)
     np.testing.assert_allclose(total, 1, atol=1e-6)
-    assert (main >= 1).all()
+    assert (main == 1).all()
+
+
+def test_only_windows_at_steps_that_are_alike_go_together():
+    alike = [0, 1, 1, 0]
+    plan = make_plan(80, 4, 8, 2)
+    taken = list(rounds(plan, 4, capacity(4, 8, 2, 4), alike))
+    assert all(len({alike[step] for step in each.step}) == 1 for each in taken)
+    assert sum(int(each.weights.any(1).sum()) for each in taken) == plan.passes
 
 
 def test_champs_windows_go_step_by_step():
