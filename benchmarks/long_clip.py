@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 
 from champ_jax.audio.load import load_audio
-from champ_jax.diffusion.windows import windows
+from champ_jax.infer.wavefront import Plan, make_plan
 
 SONG, PHOTO = "assets/songs/disco_2.ogg", "assets/photo.png"
 
@@ -91,22 +91,23 @@ def one(checkpoint: str, frames: int, steps: int | None) -> None:
 
         dance._frames = watched(dance._frames)
         dance.save(Path(folder) / "dance.mp4", audio=song)
+    plan = make_plan(frames, dance.metadata["steps"], pipe.settings.window, pipe.settings.overlap)
     memory = described["memory"]
     device = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 2**20
     found = {
         "seconds": time.perf_counter() - start, "first": dance.metadata["first_frame_seconds"], "device_mb": device,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, "compiled": len(compiled) - warm[0],
-        "ratio": boundary_ratio(np.asarray(changes), frames, pipe.settings.window, pipe.settings.overlap),
+        "ratio": boundary_ratio(np.asarray(changes), plan),
     }  # fmt: skip
     print(json.dumps(found))
 
 
-def boundary_ratio(change: np.ndarray, frames: int, window: int, overlap: int) -> float:
-    """Mean change [F-1] from frame to frame where a window begins or ends, over that elsewhere."""
-    edges = np.zeros(frames + 1, bool)
-    for each in windows(frames, window, overlap):
+def boundary_ratio(change: np.ndarray, plan: Plan) -> float:
+    """Mean change [F-1] from frame to frame where a window of the last step begins or ends, over that elsewhere."""
+    edges = np.zeros(plan.count + 1, bool)
+    for each in plan.frames[-1]:
         edges[[each[0], each[-1] + 1]] = True
-    edges = edges[1:frames]
+    edges = edges[1 : len(change) + 1]
     return float(change[edges].mean() / change[~edges].mean())
 
 

@@ -99,7 +99,7 @@ class Jobs:
                 raise UserError(text) from error
 
     def cancel(self, session: str) -> None:
-        """Stops the jobs of `session`; each ends after the window it is at."""
+        """Stops the jobs of `session`; each ends after the few windows that the device is at."""
         for owner, cancelled in self._running.copy():
             if owner == session:
                 cancelled.set()

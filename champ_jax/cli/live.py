@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     result = {"out": str(args.out), "warm_up_seconds": warm_up, **report.figures(pipe.settings.fps)}
     print(json.dumps(result) if args.json else in_words(result))
     if stopped:
-        print("stopped; the video holds what was made until then", file=sys.stderr)
+        made = "the video holds what was made until then" if report.times else "there was no frame yet, and there is no video"
+        print(f"stopped; {made}", file=sys.stderr)
     return INTERRUPTED if stopped else 0
 
 

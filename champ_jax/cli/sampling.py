@@ -134,8 +134,8 @@ def finish(rendering, args: argparse.Namespace, audio: Path | None = None) -> in
     try:
         rendering.save(out, audio=audio)
     except KeyboardInterrupt:
-        if rendering.done:
-            print(f"stopped: the first {rendering.done} of {rendering.count} frames are in {partial_path(out)}", file=sys.stderr)
+        if partial_path(out).exists():
+            print(f"stopped: about {rendering.done} of {rendering.count} frames are in {partial_path(out)}", file=sys.stderr)
         raise
     if rendering.metadata["pose_source"] == "standing":
         print(

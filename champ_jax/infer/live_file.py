@@ -9,13 +9,14 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from champ_jax.errors import UserError
-from champ_jax.infer.video import AUDIO_RATE, MIN_SIDE, check_place
+from champ_jax.infer.video import AUDIO_RATE, MIN_SIDE, check_place, partial_path
 
 FRAGMENT_SECONDS = 1.0  # a file whose writer was killed plays up to its last whole fragment
 
 
 class LiveVideo:
-    """H.264 and AAC in fragments. The file has its name once it is closed; leaving the `with` block, also by Ctrl-C, closes it."""
+    """H.264 and AAC in fragments. The file has its name once it is closed; leaving the `with` block, also by Ctrl-C, closes it.
+    By another exception it leaves the old file, and what there is beside it as NAME.partial.mp4."""
 
     def __init__(self, path: str | os.PathLike, fps: float, size: tuple[int, int], rate: int, min_side: int = MIN_SIDE):
         """fps: frames a second of `size` (H, W). rate: of the mono sound, Hz. min_side: as of `Video.save`.
@@ -64,14 +65,15 @@ class LiveVideo:
     def __enter__(self) -> "LiveVideo":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         try:
             self._file.mux(self._pictures.encode(None))
             self._add_sound(None)
             self._file.mux(self._sound.encode(None))
             self._file.close()
             if self._frames:
-                os.replace(self._partial, self.path)
+                whole = kind is None or kind is KeyboardInterrupt
+                os.replace(self._partial, self.path if whole else partial_path(self.path))
         except (OSError, av.FFmpegError) as error:
             raise UserError(f"{self.path}: cannot write the video: {error}") from error
         finally:

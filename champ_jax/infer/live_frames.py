@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from champ_jax.diffusion.guidance import classifier_free
-from champ_jax.diffusion.samplers import ddim_step, previous_timesteps, timesteps
+from champ_jax.diffusion.samplers import Steps, make_steps, sampler_step, start
 from champ_jax.diffusion.schedule import Schedule, add_noise
 from champ_jax.infer.maps import DrawnMaps
 from champ_jax.infer.mix import whole
@@ -48,8 +48,7 @@ class LiveFrames:
         self._params, self._functions, self._schedule = pipeline.params, pipeline.functions, pipeline.schedule
         self._kinds, self._strength = pipeline.guidance_kinds, pipeline.settings.guidance_strength
         self._person, _, self._context = self._functions.encode_photos(self._params, person.images, person.skeletons, person.weights)
-        visited = timesteps(self._schedule, quality.steps)
-        self._table = visited, previous_timesteps(self._schedule, visited)
+        self._steps = make_steps(self._schedule, quality.steps, pipeline.settings.sampler)
         vae = pipeline.config.vae
         self._shape = (*(side // vae.downsampling for side in quality.size), vae.latent_channels)
         self._faces = pipeline.config.face_id is not None and person.face is not None
@@ -67,8 +66,8 @@ class LiveFrames:
             self.past = _last(Past(*blank), context)
         noise = np.stack([self._noise(i) for i in range(first - context, first + self.hop)])
         latents, self.past = _denoise_hop(
-            self._functions.denoise, self.scale != 1, self._params, self._schedule, self._table, self.scale, self.past, guidance, tokens,
-            noise, self._person, self._context,
+            self._functions.denoise, self.scale != 1, self._params, self._schedule, self._steps, self.scale, self.past, guidance, tokens,
+            noise, np.array([self.seed % 2**32, first % 2**32], np.uint32), self._person, self._context,
         )  # fmt: skip
         return np.asarray(self._functions.decode(self._params, latents))
 
@@ -92,9 +91,11 @@ def _last(past: Past, count: int) -> Past:
 
 
 @functools.partial(jax.jit, static_argnames=("denoise", "guided"))
-def _denoise_hop(denoise, guided, params, schedule: Schedule, table, scale, past: Past, guidance, tokens, noise, person, context):
-    """(latents of the new frames [h,...], the past with them): guidance [h,...] and tokens of the new ones, noise [c+h,...], table of
-    timesteps and previous ones [steps] each."""
+def _denoise_hop(
+    denoise, guided, params, schedule: Schedule, steps: Steps, scale, past: Past, guidance, tokens, noise, number, person, context
+):
+    """(latents of the new frames [h,...], the past with them): guidance [h,...] and tokens of the new ones, noise [c+h,...]; number:
+    u32 [2], the seed and the first new frame, of the noise that "lcm" adds in every step."""
     hop = len(guidance)
     count = len(past.known)
     guidance, latents, known = (
@@ -103,17 +104,21 @@ def _denoise_hop(denoise, guided, params, schedule: Schedule, table, scale, past
     frames = None if tokens is None else {"face": jnp.concatenate([past.face, tokens])[None]}
     mask = known[None, :, None, None, None] > 0
 
-    def step(x, times):
-        t, t_previous = times
-        x = jnp.where(mask, add_noise(schedule, latents[None], noise[None], t), x)
-        predicted = denoise(params, x, t, context, guidance[None], person, frames)
+    key = jax.random.fold_in(jax.random.key(number[0]), number[1])
+
+    def step(state, now):
+        t, mix, i = now
+        x = jnp.where(mask, add_noise(schedule, latents[None], noise[None], t), state.x)
+        predicted = denoise(params, x, t[None], context, guidance[None], person, frames)
         if guided:
             # As everywhere, the unconditional half sees the maps, but no photo.
-            blank = denoise(params, x, t, jax.tree.map(jnp.zeros_like, context), guidance[None], None, None)
+            blank = denoise(params, x, t[None], jax.tree.map(jnp.zeros_like, context), guidance[None], None, None)
             predicted = classifier_free(blank, predicted, scale)
-        return ddim_step(schedule, x, predicted, t, t_previous), None
+        fresh = jax.random.normal(jax.random.fold_in(key, i), x.shape)
+        return sampler_step(schedule, mix, state._replace(x=x), predicted, t, fresh), None
 
-    x = jax.lax.scan(step, noise[None], tuple(map(jnp.asarray, table)))[0][0]
+    each = (jnp.asarray(steps.timesteps), jnp.asarray(steps.mix), jnp.arange(len(steps.timesteps)))
+    x = jax.lax.scan(step, start(noise[None]), each)[0].x[0]
     finished = jnp.where(mask[0], latents, x)
     face = None if tokens is None else frames["face"][0, hop:]
     return x[count:], Past(finished[hop:], guidance[hop:], face, jnp.ones(count))

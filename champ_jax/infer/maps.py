@@ -26,7 +26,8 @@ class ImageMaps:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, files: Mapping[str, Path], size: tuple[int, int], resample: Image.Resampling, mask: ImageMaps | None = None):
-        """files: by name, in order; all are opened once, so that a broken one is found before anything is computed.
+        """files: by name, in order; all are opened once, so that most broken ones are found before anything is computed (a JPEG that is
+        cut off is not).
         mask: blackens where it is 0. Raises UserError for what is no image."""
         self.shape = (len(files), *size, 3)
         self._files, self._resample, self._mask = list(files.values()), resample, mask

@@ -131,7 +131,7 @@ def _ladder(best: Quality, pipeline: Any) -> list[Quality]:
     if best.context > 2:
         found.append(found[-1]._replace(context=2))
     cell = pipeline.config.vae.downsampling * 2 ** (len(pipeline.config.unet.channels) - 1)
-    small = tuple(max(cell, round(side * SMALLER / cell) * cell) for side in best.size)
+    small = tuple(min(side, max(cell, round(side * SMALLER / cell) * cell)) for side in best.size)
     return [*found, found[-1]._replace(size=small)] if small != best.size else found
 
 
