@@ -282,7 +282,11 @@ class Pipeline:
                 waiting, left = waiting[DECODE_FRAMES:], left - len(frames)
                 yield frames
 
-    def sample_settings(self, steps, guidance_scale, sampling) -> SampleSettings:
+    def sample_settings(self, steps: int | None, guidance_scale: float | None, sampling: Mapping[str, Any]) -> SampleSettings:
+        """The model's own settings but for what is given; `sampling`: further fields of SampleSettings.
+
+        Raises UserError for impossible ones, TypeError for names that are none.
+        """
         own = self.settings
         known = {field.name for field in dataclasses.fields(SampleSettings)}
         for name in sampling:
@@ -299,6 +303,7 @@ class Pipeline:
         return settings
 
     def check_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """(height, width), the model's own for None; UserError for one that its autoencoder cannot have."""
         size = tuple(size or self.settings.size)
         step = self.config.vae.downsampling
         if any(side < step or side % step for side in size):

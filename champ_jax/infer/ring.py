@@ -141,6 +141,7 @@ def put(ring: Ring, frames: jax.Array, noise: jax.Array, given: FrameConditions)
 
 @jax.jit
 def take(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x [L,...] at slots index [m]: [m,...]."""
     return x[index]
 
 
