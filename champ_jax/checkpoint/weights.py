@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from champ_jax.checkpoint.integrity import flatten
-from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safetensors
+from champ_jax.checkpoint.tensors import LazyArray, is_floating, lazy, read_safetensors, write_safetensors
 from champ_jax.errors import UserError
 
 CONFIG, ARRAYS, KEPT = "config.json", "model.safetensors", "kept.safetensors"
@@ -41,7 +41,8 @@ def save_weights(
       directory: the model's folder.
       params: {component: nested dict of arrays}; LazyArrays are read one at a time.
       config: plain values that JSON can hold; `config[component]` goes into that component's folder.
-      dtype: "float32", "bfloat16" or "float16": what floating-point arrays are stored as; None leaves them as they are.
+      dtype: "float32", "bfloat16" or "float16": what floating-point arrays are stored as, but for quantised kernels, which stay
+        as they are; None leaves all of them.
       kept: arrays of a converted checkpoint that no component uses, by name; `origin` is the text stored with them.
       recipe: how the weights were quantised, kept in config.json for those who want to know; nothing reads it.
 
@@ -59,7 +60,7 @@ def save_weights(
     try:
         for name, component in params.items():
             (partial / name).mkdir(parents=True)
-            write_safetensors(partial / name / ARRAYS, flatten(component), {"component": name}, DTYPES.get(dtype))
+            write_safetensors(partial / name / ARRAYS, _stored(flatten(component), dtype), {"component": name})
             _write_json(partial / name / CONFIG, config.get(name) or {})
         counts = {name: len(flatten(component)) for name, component in params.items()}
         # An empty part stays here too, or loading could not tell None from {}.
@@ -73,6 +74,14 @@ def save_weights(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory
+
+
+def _stored(arrays: Mapping[str, Any], dtype: str | None) -> dict[str, LazyArray]:
+    """Arrays by path with the floating-point ones in another dtype, but for values, scales and ranges of quantised kernels."""
+    entries = {path: lazy(array) for path, array in arrays.items()}
+    eight_bits = {path.removesuffix("/values") for path, x in entries.items() if path.endswith("/values") and x.dtype.itemsize == 1}
+    cast = lambda path, x: dtype and is_floating(x.dtype) and path.rpartition("/")[0] not in eight_bits  # noqa: E731
+    return {path: x.astype(DTYPES[dtype]) if cast(path, x) else x for path, x in entries.items()}
 
 
 def load_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:

@@ -28,10 +28,12 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.convert.own_lora import read_lora
     from champ_jax.infer.pipeline import build_pipeline
     from champ_jax.models.lora import add_lora, with_lora
+    from champ_jax.nn.quantised import refuse_quantised
 
     params, config = {}, {}
     for source in args.sources:
         part, described = load_weights(source)
+        refuse_quantised(part, source)
         params |= with_lora(part, str(source))
         if "denoiser" not in part:  # what it says of networks that it does not hold means nothing
             described = {name: described[name] for name in (*part, "pipeline") if name in described}

@@ -2,12 +2,12 @@
 
 import argparse
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-PRECISIONS = ("int8", "w8a8", "fp16", "bf16", "fp8")
 CLIPS, FRAMES = 4, 24  # at most, of those that are looked at
 
 
@@ -21,7 +21,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax quantise --checkpoint assets/weights/demo --precision int8 --out int8 --calibrate assets/dancers",
     )
     parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
-    parser.add_argument("--precision", required=True, choices=PRECISIONS, help="int8 or fp8: kernels of 8 bits; w8a8, fp8: the denoiser's "
+    parser.add_argument("--precision", required=True, help="int8 or fp8: kernels of 8 bits; w8a8, fp8: the denoiser's "
                         "inputs too; fp16, bf16: all of 16 bits")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="the model's folder")
     parser.add_argument("--calibrate", type=Path, metavar="DATA", help="records with splits train and test: losses are measured on clips "
@@ -55,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
     made = quantise(params, args.precision, exclude, ranges)
     recipe: dict[str, Any] = {"precision": args.precision, "exclude": exclude, "static": ranges is not None}
     if choice:
-        recipe |= {"budget_db": budget, "lost_db": choice.lost, "lost_db_without_exclusions": choice.all_lost, "block_psnr": choice.errors}
+        # JSON knows no infinity: the PSNR of what changes nothing is null.
+        finite = lambda x: x if math.isfinite(x) else None  # noqa: E731
+        errors = {name: finite(decibels) for name, decibels in choice.errors.items()}
+        recipe |= {"budget_db": budget, "lost_db": finite(choice.lost), "lost_db_without_exclusions": finite(choice.all_lost),
+                   "block_psnr": errors}  # fmt: skip
     save_weights(args.out, made, config, None, recipe=recipe)
     sizes = {"bytes": array_bytes(made), "bytes_float32": 4 * parameter_count(params)}
     report(args, sizes | {"ratio": sizes["bytes_float32"] / sizes["bytes"]}, recipe, choice)
@@ -68,8 +72,12 @@ def check(args: argparse.Namespace) -> None:
 
     import jax
 
+    from champ_jax.config import did_you_mean
     from champ_jax.errors import UserError
+    from champ_jax.export.quantise import PRECISIONS
 
+    if args.precision not in PRECISIONS:
+        raise UserError(f"--precision is {args.precision!r}{did_you_mean(args.precision, PRECISIONS)}: give {', '.join(PRECISIONS)}")
     inputs_too = args.precision in ("w8a8", "fp8")
     if args.calibrate is None and (args.budget is not None or args.static):
         raise UserError(f"{'--static' if args.static else '--budget'} needs clips to look at: give --calibrate DATA")

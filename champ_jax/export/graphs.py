@@ -15,8 +15,8 @@ import numpy as np
 
 from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.weights import unflatten
-from champ_jax.diffusion.samplers import ddim_step, previous_timesteps, timesteps
-from champ_jax.diffusion.schedule import network_input
+from champ_jax.diffusion.samplers import make_steps, timesteps
+from champ_jax.diffusion.schedule import network_input, to_x0
 from champ_jax.errors import UserError
 from champ_jax.infer.music import HOMING
 from champ_jax.infer.photo import MAX_PHOTOS
@@ -30,6 +30,7 @@ from champ_jax.models.vae import vae_images, vae_latents
 from champ_jax.nn.blocks import BlockReference
 from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
+from champ_jax.nn.quantised import dequantise
 from champ_jax.pose import skeleton as sk
 from champ_jax.pose.normalise import NormInfo, anchor, to_torso
 
@@ -99,19 +100,21 @@ def make_graphs(pipe: Pipeline, shapes: Shapes, compute: Any = jnp.float32) -> l
 def manifest(pipe: Pipeline, shapes: Shapes, graphs: list[Graph]) -> dict[str, Any]:
     """What those who run the graphs need besides: their inputs and outputs, windows, rates, and the sampler's table.
 
-    A denoising step is `latents = x * latents + prediction * prediction_of_the_graph` with the row's two numbers at the row's t.
+    Of a denoising step the row has t; x0, two numbers, of which `x0[0] * latents + x0[1] * prediction` is the clean data; and mix
+    [2][6], what the next latents (0) and the next `last` (1) take of latents, last, the clean data now, those of one and of two
+    steps ago, and fresh noise, as in `champ_jax.diffusion.samplers`.
     """
     own, config = pipe.settings, pipe.config
-    visited = timesteps(pipe.schedule, shapes.steps)
     one, nothing = jnp.ones(()), jnp.zeros(())
     rows = []
-    for t, before in zip(visited.tolist(), previous_timesteps(pipe.schedule, visited).tolist()):
-        # The step is linear in both; what it does to a 1 is the factor.
-        x, prediction = (float(ddim_step(pipe.schedule, *pair, t, before)) for pair in ((one, nothing), (nothing, one)))
-        rows.append({"t": t, "x": x, "prediction": prediction})
+    for t, mix in zip(*map(np.ndarray.tolist, make_steps(pipe.schedule, shapes.steps, own.sampler))):
+        # Clean data are linear in both; what becomes of a 1 is the factor.
+        x0 = [float(to_x0(pipe.schedule, *pair, t)) for pair in ((one, nothing), (nothing, one))]
+        rows.append({"t": t, "x0": x0, "mix": mix})
     listed = lambda arrays: {name: {"shape": list(x.shape), "dtype": np.dtype(x.dtype).name} for name, x in arrays.items()}  # noqa: E731
     return {
         "graphs": {graph.name: {"inputs": listed(graph.inputs), "outputs": listed(graph.outputs)} for graph in graphs},
+        "sampler": own.sampler,
         "steps": rows,
         "guidance_scale": own.guidance_scale if config.reference else 1.0,
         "size": list(shapes.size), "fps": own.fps, "window": shapes.frames, "overlap": min(own.overlap, shapes.frames - 1),
@@ -131,7 +134,7 @@ class _Maker:
         self.graphdef, expected = abstract_model(pipe.config, Policy(compute=compute))
         self.exact, _ = abstract_model(pipe.config, Policy(compute=jnp.float32))
         self.expected = flatten(expected)
-        self.values = flatten(pipe.params)
+        self.values = flatten(dequantise(pipe.params))
         self.made: dict[str, Graph] = {}
 
     def graphs(self) -> list[Graph]:

@@ -1,12 +1,12 @@
 """An ONNX graph as it grows: values, constants and weights, nodes, and at the end what of them is needed."""
 
 import dataclasses
-import math
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from champ_jax.export.int8 import to_int8
+from champ_jax.nn.quantised import to_eight_bits
 
 OPSET, IR_VERSION = 18, 9
 MIN_INT8 = 1024
@@ -51,8 +51,8 @@ class Builder:
     def name(self, value: Value) -> str:
         """The value's name in the graph; constants enter it here."""
         if value.name is None:
-            # Scalars and small tables come again and again.
-            key = (value.array.shape, value.array.dtype.str, value.array.tobytes()) if value.array.size <= 64 else id(value.array)
+            # Small tables come again and again, and a parameter wherever it is read.
+            key = (value.label, value.array.shape, value.array.dtype.str, hashlib.sha256(value.array.tobytes()).digest())
             if key not in self._named:
                 wanted = value.label or f"constant_{len(self._named)}"
                 while wanted in self.constants:
@@ -138,7 +138,7 @@ class Builder:
             return value
         if self.precision == "f16":
             return value if value.dtype == np.float16 else self._from_half(value)
-        values, scale = to_int8(np.moveaxis(value.array, axis, -1))
+        values, scale = to_eight_bits(np.moveaxis(value.array, axis, -1))
         values = np.ascontiguousarray(np.moveaxis(values, -1, axis))
         parts = [constant(values, value.label), constant(scale.astype(value.dtype), f"{value.label}.scale")]
         return self.node("DequantizeLinear", parts, value.shape, value.dtype, axis=axis)
@@ -171,13 +171,3 @@ class Builder:
 def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
     """The lengths that are not one."""
     return tuple(length for length in shape if length != 1)
-
-
-def joint_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """What arrays of these shapes, of one rank, broadcast to."""
-    return tuple(np.broadcast_shapes(*shapes))
-
-
-def product(lengths: Sequence[int]) -> int:
-    """Of no lengths it is 1."""
-    return math.prod(lengths)

@@ -4,7 +4,7 @@ python onnx_dance.py --image photo.png --music song.ogg --out dance.mp4 [--secon
 
 It needs onnxruntime, numpy, scipy, opencv-python-headless, pillow, librosa, soundfile, ml_dtypes and av. The photo's pose is
 read from --pose, or from a .json file of the photo's name beside it. Same photo, song and seed: the same video as
-`champ-jax dance` makes, but for rounding.
+`champ-jax dance` makes, but for rounding and, with the sampler lcm, for the noise that it adds in every step.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import onnxruntime
 
 from champ_jax.audio.features import features
 from champ_jax.audio.load import load_audio
-from champ_jax.diffusion.windows import window_weights, windows
 from champ_jax.errors import UserError
 from champ_jax.infer.chain import chain_windows
 from champ_jax.infer.photo import Photo, load_photo
 from champ_jax.infer.video import write_video
+from champ_jax.infer.wavefront import make_plan
 from champ_jax.pose import skeleton as sk
 from champ_jax.pose.draw import draw_clip
 from champ_jax.pose.retarget import keep_inside, retarget, start_from
@@ -57,10 +57,14 @@ class Graphs:
 def dance(folder: Path, image, song, seconds: float | None = None, pose=None, seed: int = 0, providers=None) -> tuple[np.ndarray, float]:
     """Frames u8 [F,H,W,3] and their rate: the photo's person dances to `seconds` of the song, all by default.
 
-    Raises UserError for a photo, pose or song that cannot be used.
+    Raises UserError for a photo, pose or song that cannot be used, and for models that cannot dance.
     """
     graphs = Graphs(Path(folder), providers)
     about = graphs.manifest
+    if "m2p" not in graphs or "dwpose" not in about["kinds"]:
+        raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; `render` takes guidance maps instead")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UserError(f"seconds is {seconds}: give more than 0, or leave it away to dance to the whole song")
     photo = load_photo(image, tuple(about["size"]), pose)
     audio, rate = load_audio(song)
     duration = min(seconds or math.inf, len(audio) / rate)
@@ -98,24 +102,37 @@ def dance_keypoints(graphs: Graphs, photo: Photo, audio: np.ndarray, rate: int, 
 def render(graphs: Graphs, photo: Photo, maps: dict[str, np.ndarray], seed: int = 0) -> np.ndarray:
     """Frames u8 [F,H,W,3] of guidance maps {kind: u8 [F,H,W,3]}, all of them counting 1."""
     about = graphs.manifest
-    frames, window = len(next(iter(maps.values()))), about["window"]
-    index = np.asarray(windows(frames, window, about["overlap"]))
-    blend = window_weights(index.tolist())
-    index = index[:, np.minimum(np.arange(window), index.shape[1] - 1)]  # a clip shorter than a window: its last frame stays
-    pixels = np.zeros((frames, len(about["kinds"]), *about["size"], 3), np.uint8)
-    weights = np.zeros(pixels.shape[:2], np.float32)
-    for kind, clip in maps.items():
-        pixels[:, about["kinds"].index(kind)], weights[:, about["kinds"].index(kind)] = clip, 1
-    known = see_photo(graphs, photo)
-    guidance = [graphs.run("guidance", maps=pixels[frame], weights=weights[frame])["guidance"] for frame in index]
-    clip = np.stack([np.random.default_rng([seed, i]).standard_normal(about["latents"], np.float32) for i in range(frames)])
-    for step in about["steps"]:
-        total = np.zeros_like(clip)
-        for frame, counts, maps_seen in zip(index, blend, guidance):
-            predicted = predict(graphs, clip[frame][None], step["t"], maps_seen, known)
-            total[frame[: len(counts)]] += counts[:, None, None, None] * predicted[0][: len(counts)]
-        clip = np.float32(step["x"]) * clip + np.float32(step["prediction"]) * total
-    return decode(graphs, clip)
+    frames = len(next(iter(maps.values())))
+    plan = make_plan(frames, len(about["steps"]), about["window"], about["overlap"])
+    known, guidance = see_photo(graphs, photo), see_maps(graphs, maps, plan.count)
+    draw = lambda *key: np.random.default_rng([seed, *key]).standard_normal(about["latents"], np.float32)  # noqa: E731
+    x = np.stack([draw(i) for i in range(plan.count)])
+    last = x0_1 = x0_2 = np.zeros_like(x)
+    for number, step in enumerate(about["steps"]):
+        prediction = np.zeros_like(x)
+        for index, weights in zip(plan.frames[number], plan.weights[number]):
+            found = predict(graphs, x[index][None], step["t"], guidance[index][None], known)
+            prediction[index] += weights[:, None, None, None] * found[0]
+        of_x, of_prediction = np.asarray(step["x0"], np.float32)
+        x0, mix = of_x * x + of_prediction * prediction, np.asarray(step["mix"], np.float32)
+        noise = np.stack([draw(i, 1 + number) for i in range(plan.count)]) if mix[:, -1].any() else np.zeros_like(x)
+        x, last = np.tensordot(mix, np.stack([x, last, x0, x0_1, x0_2, noise]), 1)
+        x0_1, x0_2 = x0, x0_1
+    return decode(graphs, x[:frames])
+
+
+def see_maps(graphs: Graphs, maps: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """What the denoiser reads of guidance maps, [count,h,w,D0]; after their end their last frame stays."""
+    about, found = graphs.manifest, []
+    for start in range(0, count, about["window"]):
+        shown = np.arange(start, start + about["window"])
+        pixels = np.zeros((len(shown), len(about["kinds"]), *about["size"], 3), np.uint8)
+        weights = np.zeros(pixels.shape[:2], np.float32)
+        for kind, clip in maps.items():
+            place = about["kinds"].index(kind)
+            pixels[:, place], weights[:, place] = clip[np.minimum(shown, len(clip) - 1)], 1
+        found.append(graphs.run("guidance", maps=pixels, weights=weights)["guidance"][0])
+    return np.concatenate(found)[:count]
 
 
 def see_photo(graphs: Graphs, photo: Photo) -> dict[str, np.ndarray]:

@@ -4,13 +4,15 @@ Shapes are fixed, so whatever depends on shapes alone is computed here and store
 known; another one is an error that names it.
 """
 
+import math
+
 import jax
 import numpy as np
 from jax.extend.core import Literal
 
 from champ_jax.errors import UserError
 from champ_jax.export.graphs import Graph
-from champ_jax.export.onnx_builder import Builder, Value, constant, joint_shape, product
+from champ_jax.export.onnx_builder import Builder, Value, constant
 
 FOLD = 1 << 20
 """Numbers that a constant computed here has at most."""
@@ -46,6 +48,8 @@ def _equation(builder: Builder, equation, inputs: list[Value]) -> list[Value]:
     shapes = [tuple(x.aval.shape) for x in equation.outvars]
     if name == "platform_index":
         return [constant(np.zeros((), np.int32))]
+    if name == "iota":
+        return [constant(np.asarray(equation.primitive.bind(**params)))]
     inner = params.get("jaxpr", params.get("call_jaxpr"))
     if name == "cond" and params.get("branches_platforms"):
         # The last branch is for all platforms that have none of their own.
@@ -56,7 +60,7 @@ def _equation(builder: Builder, equation, inputs: list[Value]) -> list[Value]:
         return run(builder, closed.jaxpr if closed else inner, consts, inputs)
     if name not in OPS and name not in SHAPES:
         raise UserError(f"this model uses {name}, which ONNX export does not know; export it as stablehlo")
-    if name not in SHAPES and all(x.array is not None and x.label is None for x in inputs) and sum(map(product, shapes)) <= FOLD:
+    if name not in SHAPES and all(x.array is not None and x.label is None for x in inputs) and sum(map(math.prod, shapes)) <= FOLD:
         found = equation.primitive.bind(*(np.broadcast_to(x.array, x.shape) for x in inputs), **params)
         return [constant(np.asarray(x)) for x in (found if equation.primitive.multiple_results else [found])]
     result = (OPS.get(name) or SHAPES[name])(builder, equation, *inputs)
@@ -78,7 +82,7 @@ def _pointwise(op: str):
         shape, dtype = _out(equation)
         rank = len(shape)
         inputs = [builder.reshape(x, (1,) * rank) if x.shape == () and rank and x.array is None else x for x in inputs]
-        held = joint_shape(*(x.held for x in inputs), (1,) * rank)
+        held = np.broadcast_shapes(*(x.held for x in inputs), (1,) * rank)
         return builder.node(op, inputs, shape, dtype, held)
 
     return add
@@ -86,7 +90,7 @@ def _pointwise(op: str):
 
 def _then(builder: Builder, op: str, *inputs: Value) -> Value:
     """A further operator, of its last input's type."""
-    shape, held = (joint_shape(*sizes) for sizes in ([x.shape for x in inputs], [x.held for x in inputs]))
+    shape, held = (np.broadcast_shapes(*sizes) for sizes in ([x.shape for x in inputs], [x.held for x in inputs]))
     return builder.node(op, inputs, shape, inputs[-1].dtype, held)
 
 
@@ -155,7 +159,7 @@ def _dot(builder: Builder, equation, x: Value, y: Value) -> Value:
         return builder.cast(found, dtype)
     x_free = [axis for axis in range(len(x.shape)) if axis not in (*x_sum, *x_batch)]
     y_free = [axis for axis in range(len(y.shape)) if axis not in (*y_sum, *y_batch)]
-    lengths = lambda value, axes: product([value.shape[axis] for axis in axes])  # noqa: E731
+    lengths = lambda value, axes: math.prod([value.shape[axis] for axis in axes])  # noqa: E731
     batch = tuple(x.shape[axis] for axis in x_batch)
     left = builder.transpose(builder.whole(x), (*x_batch, *x_free, *x_sum))
     right = builder.transpose(builder.whole(y), (*y_batch, *y_sum, *y_free))
@@ -198,7 +202,7 @@ def _split(builder: Builder, equation, x: Value) -> list[Value]:
 
 def _concatenate(builder: Builder, equation, *inputs: Value) -> Value:
     shape, dtype = _out(equation)
-    there = [builder.whole(x) for x in inputs if product(x.shape)]  # padding by nothing leaves empty parts, which ONNX cannot expand to
+    there = [builder.whole(x) for x in inputs if math.prod(x.shape)]  # padding by nothing leaves empty parts, which ONNX cannot expand to
     return builder.node("Concat", there, shape, dtype, axis=equation.params["dimension"])
 
 
@@ -218,14 +222,14 @@ def _pad(builder: Builder, equation, x: Value, filler: Value) -> Value:
 def _gather(builder: Builder, equation, x: Value, index: Value) -> Value:
     """Rows of a table, or places along axes of length one, where there is nothing to choose."""
     (shape, dtype), numbers = _out(equation), equation.params["dimension_numbers"]
-    if product(x.shape) == product(shape) and all(x.shape[axis] == 1 for axis in numbers.start_index_map):
+    if math.prod(x.shape) == math.prod(shape) and all(x.shape[axis] == 1 for axis in numbers.start_index_map):
         return builder.reshape(x, shape)
     axis = numbers.start_index_map[0]
     rows = tuple(length for i, length in enumerate(x.shape) if i != axis)
     if (
         numbers.start_index_map != (axis,)
         or numbers.collapsed_slice_dims != (axis,)
-        or product(equation.params["slice_sizes"]) != product(rows)
+        or math.prod(equation.params["slice_sizes"]) != math.prod(rows)
     ):
         raise UserError("this model picks out single numbers by an index, which ONNX export does not know")
     index = builder.reshape(builder.whole(index), index.shape[:-1])
@@ -295,5 +299,5 @@ OPS = {
     "erfc": lambda builder, equation, x: _then(builder, "Sub", _scalar(1, x), _then(builder, "Erf", x)),
     "square": _power, "integer_pow": _power, "ne": _not_equal, "select_n": _select, "clamp": _clamp,
     "argmax": _argmax, "cummax": _running, "cummin": _running, "dot_general": _dot, "conv_general_dilated": _conv,
-    "slice": _slice, "split": _split, "concatenate": _concatenate, "stack": _stack, "pad": _pad, "gather": _gather, "iota": _same,
+    "slice": _slice, "split": _split, "concatenate": _concatenate, "stack": _stack, "pad": _pad, "gather": _gather,
 }  # fmt: skip

@@ -120,8 +120,9 @@ def search(
     """Which blocks to leave as they are, so that no more than `budget` decibels of PSNR to the truth are lost.
 
     With all blocks quantised first. If that loses more, each block is quantised alone, and the worst 1, 2, 4, ... of them are
-    left out until the budget holds. Kernels are rounded but inputs are not while blocks are compared, so that nothing is compiled
-    anew; the loss itself is measured with both.
+    left out until the budget holds, but never all: then `lost` stays above it. Blocks are ranked by what rounding their kernels
+    does; inputs are not rounded there, also for "w8a8" and "fp8", so that nothing is compiled anew. The loss itself is measured
+    with both.
 
     Args:
       pipe: of `params`; its parameters are changed and set back.
@@ -154,7 +155,7 @@ def search(
         if on_progress is not None:
             on_progress(done + 1, len(names))
     choice.errors = dict(sorted(choice.errors.items(), key=lambda item: item[1]))
-    for count in _doublings(len(names)):
+    for count in _doublings(len(names) - 1):
         choice.exclude = list(choice.errors)[:count]
         found = made(quantise(params, precision, choice.exclude, ranges))
         choice.lost, choice.to_whole = best - psnr(found, truth), psnr(found, whole)
@@ -164,9 +165,10 @@ def search(
 
 
 def _doublings(most: int) -> Iterator[int]:
-    """1, 2, 4, ... and at last `most`."""
+    """1, 2, 4, ... and at last `most`; nothing below 1."""
     count = 1
     while count < most:
         yield count
         count *= 2
-    yield most
+    if most >= 1:
+        yield most

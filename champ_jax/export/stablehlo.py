@@ -13,8 +13,8 @@ import numpy as np
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.export.graphs import Arrays, Graph
-from champ_jax.export.int8 import to_int8
 from champ_jax.export.onnx_builder import MIN_INT8
+from champ_jax.nn.quantised import to_eight_bits
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = "weights.safetensors"
@@ -52,7 +52,7 @@ def stored(graph: Graph, precision: str) -> tuple[Any, Arrays]:
         params: Arrays = {}
         for path, array in graph.params.items():
             if array.ndim >= 2 and array.size >= MIN_INT8:
-                params[path], params[path + SCALE] = to_int8(np.asarray(array))
+                params[path], params[path + SCALE] = to_eight_bits(np.asarray(array))
             else:
                 params[path] = np.asarray(array)
         return lambda params, inputs: graph.function(_from_int8(params), inputs), params

@@ -59,7 +59,8 @@ def write_tensorrt(folder: Path, graphs: list[Graph], precision: str) -> dict[st
     if shutil.which("trtexec"):
         done = subprocess.run([str(script.resolve())], capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"trtexec failed: {(done.stderr or done.stdout).strip().splitlines()[-1][:300]}")
+            said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}, without a word").splitlines()
+            raise UserError(f"trtexec failed: {said[-1][:300]}")
     return about
 
 

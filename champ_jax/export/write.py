@@ -49,7 +49,7 @@ def write_export(pipe: Pipeline, out: Path, format: str, precision: str, shapes:
         for name, more in WRITERS[format](partial, graphs, precision).items():
             about["graphs"][name] |= more
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        about["files"] = {path.relative_to(partial).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        about["files"] = {path.relative_to(partial).as_posix(): _digest(path) for path in files}
         (partial / "manifest.json").write_text(json.dumps(about, indent=1) + "\n")
         replace_folder(partial, out)
     except OSError as error:
@@ -57,6 +57,11 @@ def write_export(pipe: Pipeline, out: Path, format: str, precision: str, shapes:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return about
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def example_inputs(graph: Graph, seed: int = 0) -> Arrays:

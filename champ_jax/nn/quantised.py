@@ -45,6 +45,16 @@ def is_quantised(node: Any) -> bool:
     return str(node[VALUES].dtype) in PEAKS and node[SCALE].shape == node[VALUES].shape[-1:]
 
 
+def refuse_quantised(params: Any, source: Any) -> None:
+    """Raises UserError, naming their source, where nested parameters have a quantised kernel: for what needs kernels as numbers."""
+    parts = [params]
+    while parts:
+        node = parts.pop()
+        if is_quantised(node):
+            raise UserError(f"{source}: these weights are quantised: give those that they were made of")
+        parts += node.values() if isinstance(node, Mapping) else ()
+
+
 def dequantise(params: Any) -> Any:
     """Nested parameters with every quantised kernel as a float32 array, the others as they are.
 

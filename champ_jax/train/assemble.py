@@ -23,6 +23,7 @@ from champ_jax.models.m2p import M2P
 from champ_jax.models.unet import UNetConfig
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
+from champ_jax.nn.quantised import refuse_quantised
 from champ_jax.parallel.mesh import fetch
 from champ_jax.parallel.multihost import barrier, is_first
 from champ_jax.train.distil import Taught
@@ -79,6 +80,7 @@ def assemble(config, records: Records) -> Assembled:
     given_parts = {name: path for name, path in config.get("init", {}).items() if path}
     source = ", ".join(filter(None, [config.init_from, *given_parts.values()]))
     loaded, described = gather(config.init_from, given_parts)
+    refuse_quantised(loaded, source)
     described = _overlay(described, config.model.to_dict(), source)
     if (described.get("unet") or {}).get("identity"):
         described["face_id"] = _of_faces(described.get("face_id") or {}, records)
@@ -178,6 +180,8 @@ def _new_lora(shapes: dict, config) -> dict[str, np.ndarray]:
     may be cached."""
     idle = ("m2p/",) if STAGES[config.stage].batches == "C" else ()
     kernels = {path: shape for path, shape in shapes.items() if not path.startswith(("vae/", "clip/", f"{TEACHER}/", *idle))}
+    if config.stage == "D":  # the teacher reads what the other networks make
+        kernels = {path: shape for path, shape in kernels.items() if path.startswith("denoiser/")}
     if config.stage == "B":
         kernels = {path: shape for path, shape in kernels.items() if "/temporal" not in path}
     return new_lora(kernels, config.lora.modules, config.lora.rank, config.seed)
@@ -286,7 +290,11 @@ def with_pipeline_settings(described: dict[str, Any], config, records: Records) 
         # Seconds between the frames of a training clip are the ones between the frames of a video.
         between = np.median(np.diff(clip["frame_index"])) * config.data.stride * clip.frame_seconds
         settings |= {"window": config.data.frames, "overlap": config.data.frames // 4, "fps": float(1.0 / between)}
-    return {**described, "pipeline": {**described.get("pipeline", {}), **settings, **config.get("sampling", {})}}
+    stored = described.get("pipeline", {})
+    if config.stage in ("B", "C") and stored.get("sampler") == "lcm":
+        # These unlearn the few steps of stage D; stage A hands on a denoiser that still knows them.
+        stored = {name: value for name, value in stored.items() if name not in ("sampler", "steps", "guidance_scale")}
+    return {**described, "pipeline": {**stored, **settings, **config.get("sampling", {})}}
 
 
 def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> Path:

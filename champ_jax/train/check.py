@@ -1,9 +1,10 @@
 """What a configuration must say before anything is compiled."""
 
 from champ_jax.diffusion.losses import SNR_FORMS
+from champ_jax.diffusion.samplers import LCM_GRID
 from champ_jax.errors import UserError
 from champ_jax.train.assemble import Assembled
-from champ_jax.train.distil import LESSONS
+from champ_jax.train.distil import LESSONS, NEEDS
 from champ_jax.train.stages import M2P_WEIGHTS, STAGES
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -36,8 +37,8 @@ def check(config) -> None:
         raise UserError("config.data.latent_cache holds what a frozen CLIP makes of photos: set config.train_clip=false, or leave it off")
     if "m2p" in config.loss and config.loss.m2p not in M2P_WEIGHTS:
         raise UserError(f"config.loss.m2p is {config.loss.m2p!r}: expected one of {', '.join(M2P_WEIGHTS)}")
-    if config.stage == "D" and config.loss.distil not in LESSONS:
-        raise UserError(f"config.loss.distil is {config.loss.distil!r}: expected one of {', '.join(LESSONS)}")
+    if config.stage == "D":
+        _check_lesson(config.loss)
     if "huber" in config.loss and not config.loss.huber > 0:
         raise UserError(f"config.loss.huber is {config.loss.huber}: expected more than 0")
     if config.data.batch_size % config.optim.accumulation:
@@ -46,9 +47,21 @@ def check(config) -> None:
         )
 
 
+def _check_lesson(loss) -> None:
+    lesson = loss.get("distil")
+    if lesson not in LESSONS:
+        raise UserError(f"config.loss.distil is {lesson!r}: expected one of {', '.join(LESSONS)}")
+    if absent := [name for name in NEEDS[lesson] if name not in loss]:
+        variant = ":guidance" if lesson == "guidance" else ""
+        raise UserError(
+            f"config.loss.distil is {lesson!r}, but config.loss has no {' and no '.join(absent)}: take the configuration "
+            f"stage_d{variant} or demo_d{variant}"
+        )
+
+
 def check_model(config, assembled: Assembled) -> None:
-    """Raises UserError when a model cannot be trained as the configuration says: frames that it cannot encode, or M2P in
-    a stage B whose settings say nothing of it."""
+    """Raises UserError when a model cannot be trained as the configuration says: frames that it cannot encode, steps that its
+    schedule or sampler has not, or M2P in a stage B whose settings say nothing of it."""
     step = assembled.config.vae.downsampling
     if config.stage != "A" and config.data.size % step:
         raise UserError(f"config.data.size is {config.data.size}: this model's VAE needs a multiple of {step}")
@@ -60,6 +73,12 @@ def check_model(config, assembled: Assembled) -> None:
     if config.loss.get("solver_steps", 1) > assembled.schedule.steps:
         raise UserError(
             f"config.loss.solver_steps is {config.loss.solver_steps}: this model's schedule has {assembled.schedule.steps} steps"
+        )
+    grid = min(LCM_GRID, assembled.schedule.steps)
+    if config.get("sampling", {}).get("sampler") == "lcm" and config.loss.get("solver_steps", grid) % grid:
+        raise UserError(
+            f"config.loss.solver_steps is {config.loss.solver_steps}: the sampler lcm visits {grid} timesteps, which only a multiple of "
+            f"{grid} teaches"
         )
     if config.stage != "B" or assembled.config.m2p is None:
         return

@@ -90,6 +90,8 @@ def guidance_loss(model: Taught, given, schedule: Schedule, x0, noise, weights, 
 
 
 LESSONS = {"consistency": consistency_loss, "guidance": guidance_loss}
+NEEDS = {"consistency": ("solver_steps", "huber"), "guidance": ("snr_gamma",)}
+"""What each lesson reads of `config.loss` that the other does not."""
 
 
 def loss_d(model: Taught, batch, key, step, config, schedule, training) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -1,9 +1,12 @@
 """Joining models: what comes from where, and that what does not fit is refused before anything is written."""
 
+import jax
 import numpy as np
+import pytest
 
 from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.cli.main import main
+from champ_jax.export.quantise import quantise
 from champ_jax.infer.pipeline import load_pipeline
 from tests.infer.tiny import TINY_M2P, save_tiny, tiny_config
 
@@ -32,3 +35,21 @@ def test_components_of_other_geometry_are_refused(tmp_path, capsys):
     assert main(["merge", str(tmp_path / "one"), str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 2
     assert "vae" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(["merge", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_quantised_weights_are_stored_as_they_are_and_not_merged_or_converted(tmp_path, capsys, precision):
+    params, described = load_weights(save_tiny(tmp_path / "one"))
+    made = quantise(params, precision)
+    save_weights(tmp_path / "q", made, described, "float16")
+    found, _ = load_weights(tmp_path / "q")
+    layer, own = (each["denoiser"]["mid"]["attention_0"]["attn1"]["to_q"]["kernel"] for each in (found, made))
+    assert {name: x.dtype for name, x in layer.items()} == {name: x.dtype for name, x in own.items()}
+    jax.tree.map(np.testing.assert_array_equal, layer, own)
+    assert found["denoiser"]["conv_in"]["bias"].dtype == np.float16
+    exporting = ["convert", "export", "--to", "champ", "--checkpoint", str(tmp_path / "q")]
+    for command in (["merge", str(tmp_path / "one"), str(tmp_path / "q")], exporting):
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        told = capsys.readouterr().err
+        assert f"{tmp_path / 'q'}: these weights are quantised" in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()

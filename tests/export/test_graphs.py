@@ -1,13 +1,20 @@
 """The functions that every format is made from: what they take, what they keep, and that together they are the pipeline."""
 
+import copy
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from champ_jax.diffusion.samplers import ddim_step
+from champ_jax.diffusion.samplers import ddim_step, make_steps
+from champ_jax.diffusion.schedule import make_schedule, to_x0
 from champ_jax.errors import UserError
 from champ_jax.export.graphs import choose_shapes, make_graphs, manifest, reached
+from champ_jax.export.quantise import quantise
+from champ_jax.infer.pipeline import on_device
 
 
 def test_names_are_a_contract(graphs, plain):
@@ -38,7 +45,7 @@ def test_reached_follows_the_program():
     assert used == {"b"} and outputs["y"].shape == ()
 
 
-def test_the_manifest_has_the_sampler_as_two_numbers_a_step(everything):
+def test_the_manifest_has_the_samplers_table(everything):
     shapes = choose_shapes(everything, steps=5)
     about = manifest(everything, shapes, [])
     rng = np.random.default_rng(0)
@@ -47,8 +54,31 @@ def test_the_manifest_has_the_sampler_as_two_numbers_a_step(everything):
     assert len(times) == 5 and times[0] == 999
     for step, before in zip(about["steps"], [*times[1:], -1]):
         wanted = ddim_step(everything.schedule, x, prediction, step["t"], before)
-        np.testing.assert_allclose(step["x"] * x + step["prediction"] * prediction, wanted, atol=1e-5)
+        clean = step["x0"][0] * x + step["x0"][1] * prediction
+        np.testing.assert_allclose(step["mix"][0][0] * x + step["mix"][0][2] * clean, wanted, atol=1e-5)
     assert about["window"] == 4 and about["overlap"] == 1 and about["latents"] == [8, 8, 4] and about["guidance_scale"] == 2.0
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon", "x0"])
+def test_clean_data_of_every_kind_of_prediction(everything, prediction):
+    schedule, settings = make_schedule(prediction=prediction), dataclasses.replace(everything.settings, sampler="unipc")
+    pipe = SimpleNamespace(config=everything.config, schedule=schedule, settings=settings)
+    about = manifest(pipe, choose_shapes(everything, steps=4), [])
+    x, predicted = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    assert about["sampler"] == "unipc"
+    for row, mix in zip(about["steps"], make_steps(schedule, 4, "unipc").mix, strict=True):
+        found = row["x0"][0] * x + row["x0"][1] * predicted
+        np.testing.assert_allclose(found, to_x0(schedule, x, predicted, row["t"]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(row["mix"], mix)
+
+
+def test_quantised_weights_are_exported_as_numbers(plain):
+    quantised = copy.copy(plain)
+    quantised.params = on_device(quantise(jax.device_get(plain.params), "w8a8"))
+    for graph, other in zip(make_graphs(quantised, choose_shapes(plain)), make_graphs(plain, choose_shapes(plain)), strict=True):
+        assert graph.inputs == other.inputs and graph.params.keys() == other.params.keys()
+        for path, array in graph.params.items():
+            np.testing.assert_allclose(array, other.params[path], atol=0.02, err_msg=path)
 
 
 @pytest.mark.parametrize(

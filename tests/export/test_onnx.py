@@ -67,6 +67,16 @@ def test_norms_and_softmax_stay_in_float32(half_graphs):
     assert products.count(onnx.TensorProto.FLOAT16) > 0.9 * len(products)
 
 
+@pytest.mark.parametrize("precision", ["f32", "f16", "int8"])
+def test_weights_that_are_read_twice_are_stored_once(graphs, precision):
+    """Two sizes of the reference read the same kernels."""
+    for name in ("denoise", "reference"):
+        weights = [weight for weight in to_model(graphs[name], precision).graph.initializer if "/" in weight.name]
+        stored = [(weight.data_type, tuple(weight.dims), weight.raw_data) for weight in weights if weight.raw_data.strip(b"\0")]
+        assert len(stored) > 20 and len(set(stored)) == len(stored)
+        assert not [weight.name for weight in weights if weight.name.endswith("+")]
+
+
 def test_large_weights_lie_beside_the_file(tmp_path, graphs, truth):
     write_onnx(tmp_path, [graphs["denoise"]], "f32", max_inline=1000)
     assert (tmp_path / "denoise.onnx.data").stat().st_size > (tmp_path / "denoise.onnx").stat().st_size / 4
@@ -104,6 +114,7 @@ PROGRAMS = {
     "zeros around": (lambda x: jnp.pad(x, ((1, 0), (2, 1))), SMALL),
     "the input itself": (lambda x: x, SMALL),
     "nothing of the input": (lambda x: jnp.ones((2, 3)), SMALL),
+    "many numbers in a row": (lambda x: x.sum() + jnp.arange(3 << 19)[-3:].astype(jnp.float32), SMALL),
     "halves": (lambda x: jax.nn.softmax(x.astype(jnp.float16) * 2, -1).astype(jnp.float32), SMALL),
     "gelu, silu, rsqrt": (lambda x: jax.nn.gelu(x, approximate=False) + jax.nn.silu(x) + jax.lax.rsqrt(x * x + 1), SMALL),
 }  # fmt: skip

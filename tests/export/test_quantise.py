@@ -110,6 +110,8 @@ def test_the_worst_block_is_left_out_until_the_budget_holds():
     assert tight.exclude == ["net/a/harmed"] and list(tight.errors) == ["net/a/harmed", "net/a/harmless"]
     assert tight.lost == 0 and tight.all_lost == free.lost and tight.to_whole == float("inf")
     assert pipe.params is params
+    impossible = search(pipe, params, "int8", lambda pipe: videos(pipe) if pipe.params is params else truth[::-1], videos(pipe), 0.0)
+    assert len(impossible.exclude) == 1 and not impossible.lost <= 0, "never all blocks are left out"
     with pytest.raises(UserError, match="give 0 or more"):
         search(pipe, params, "int8", videos, truth, budget=-1.0)
 
@@ -162,6 +164,7 @@ def test_the_command_keeps_a_budget_of_nothing_on_clips_of_people(weights, tmp_p
     options = ["--calibrate", "assets/dancers", "--budget", "0", "--json"]
     assert main(["quantise", "--checkpoint", str(weights), "--precision", "int8", "--out", str(tmp_path / "q"), *options]) == 0
     said = json.loads(capsys.readouterr().out)
+    json.loads((tmp_path / "q" / "config.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert said["lost_db"] <= 0 and bool(said["exclude"]) == (said["lost_db_without_exclusions"] > 0)
     flat = flatten(load_weights(tmp_path / "q")[0])
     assert all(not path.startswith(f"{block}/") or not path.endswith("/values") for path in flat for block in said["exclude"])
@@ -171,6 +174,7 @@ def test_the_command_keeps_a_budget_of_nothing_on_clips_of_people(weights, tmp_p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--precision", "fp88"], "--precision is 'fp88', did you mean 'fp8'?: give int8, w8a8, fp8, bf16, fp16"),
         (["--precision", "int8", "--budget", "1"], "--budget needs clips"),
         (["--precision", "w8a8", "--static"], "--static needs clips"),
         (["--precision", "int8", "--static", "--calibrate", "x"], "leaves them"),

@@ -26,6 +26,15 @@ def test_the_script_builds_every_graph(folder, graphs):
     assert done.returncode == 2 and "error: there is no no-such" in done.stderr
 
 
+def test_a_silent_failure_of_trtexec_is_told(tmp_path, graphs, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/trtexec").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "bin/trtexec").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    with pytest.raises(UserError, match="trtexec failed: exit code 3"):
+        write_tensorrt(tmp_path, [graphs["clip"]], "f32")
+
+
 def test_no_native_group_norm(folder):
     """TensorRT up to 10.16.1 is wrong in its own for a single group."""
     kinds = {node.op_type for path in folder.glob("*.onnx") for node in onnx.load(path).graph.node}

@@ -16,6 +16,7 @@ from champ_jax.diffusion.schedule import make_schedule, signal_noise
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.models.animator import AnimatorConfig, merge
+from champ_jax.nn.quantised import to_eight_bits
 from champ_jax.parallel.chips import CHIPS
 from champ_jax.train import conditions, distil, loop
 from champ_jax.train import plan as planning
@@ -165,11 +166,11 @@ def test_a_run_resumes_and_leaves_a_student(stage_d, teacher, tmp_path, monkeypa
     assert (settings.steps, settings.guidance_scale, settings.sampler, settings.window) == (20, 1.0, "ddim", 2)
 
 
-def test_a_lora_changes_no_teacher(stage_d):
+def test_a_lora_changes_nothing_that_the_teacher_reads(stage_d):
     config = stage_d().unlock()
-    config.lora = {"rank": 2, "modules": "to_q"}
+    config.lora = {"rank": 2, "modules": "to_q|conv"}
     run = assemble(config.lock(), open_records(config.data.directory, config.data.split))
-    assert set(run.params["lora"]) == {"denoiser", "reference"} and "teacher" in run.params
+    assert set(run.params["lora"]) == {"denoiser"} and "teacher" in run.params
     trained, _ = partition(run.params, lambda path: is_trained(path, config))
     assert set(trained) == {"lora"}
 
@@ -180,6 +181,8 @@ def test_a_lora_changes_no_teacher(stage_d):
         ({"loss__distil": "progressive"}, "expected one of consistency, guidance"),
         ({"loss__solver_steps": 0}, "solver_steps is 0"),
         ({"loss__solver_steps": 1001}, "has 1000 steps"),
+        ({"loss__solver_steps": 40}, "solver_steps is 40: the sampler lcm visits 50 timesteps"),
+        ({"loss__distil": "guidance"}, "'guidance', but config.loss has no snr_gamma: take the configuration stage_d:guidance"),
         ({"loss__teacher_scale": 0.5}, "teacher_scale is 0.5"),
         ({"loss__huber": 0.0}, "huber is 0.0"),
     ],
@@ -187,6 +190,37 @@ def test_a_lora_changes_no_teacher(stage_d):
 def test_bad_values_are_refused_in_words(changes, words, stage_d, tmp_path):
     with pytest.raises(UserError, match=words):
         loop.train(stage_d(**changes), tmp_path)
+
+
+def test_the_settings_of_the_other_lesson_and_of_none_are_refused(stage_d, tmp_path):
+    with pytest.raises(UserError, match="config.loss has no solver_steps and no huber: take the configuration stage_d or"):
+        loop.train(stage_d("guidance", loss__distil="consistency"), tmp_path)
+    config = stage_d().unlock()
+    del config.loss["distil"]
+    with pytest.raises(UserError, match="config.loss.distil is None: expected one of consistency, guidance"):
+        loop.train(config.lock(), tmp_path)
+
+
+def test_stage_c_does_not_sample_in_few_steps_what_it_trains_for_many(small, teacher, tmp_path):
+    params, described = load_weights(teacher)
+    of_stage_d = {"sampler": "lcm", "steps": 4, "guidance_scale": 1.0, "motion_fps": 30.0}
+    config = small("C", data__frames=2, data__first_frames=2).unlock()
+    config.init_from, config.model, config.sampling = "", {}, {}
+    records = open_records(config.data.directory, config.data.split)
+    for stored, kept in ((of_stage_d, {"motion_fps"}), ({**of_stage_d, "sampler": "ddim"}, set(of_stage_d))):
+        config.init_from = str(save_weights(tmp_path / stored["sampler"], params, {**described, "pipeline": stored}))
+        settings = assemble(config, records).described["pipeline"]
+        assert kept == set(of_stage_d) & set(settings)
+
+
+def test_quantised_weights_are_not_trained(stage_d, teacher, tmp_path):
+    params, described = load_weights(teacher)
+    kernel = params["denoiser"]["conv_in"]["kernel"]
+    params["denoiser"]["conv_in"]["kernel"] = dict(zip(("values", "scale"), to_eight_bits(kernel)))
+    config = stage_d().unlock()
+    config.init_from = str(save_weights(tmp_path / "quantised", params, described))
+    with pytest.raises(UserError, match="quantised: these weights are quantised"):
+        loop.train(config.lock(), tmp_path / "run")
 
 
 def test_a_teacher_must_have_been_trained(stage_d, weights, tmp_path):
