@@ -81,18 +81,12 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from champ_jax.checkpoint.run import is_model, open_model
     from champ_jax.convert import export_checkpoint
-    from champ_jax.convert.hub import local_path
     from champ_jax.convert.own_lora import export_lora
-    from champ_jax.nn.quantised import refuse_quantised
 
     if args.kind == "lora":
         written = export_lora(args.checkpoint, args.out)
     else:
-        path = local_path(args.checkpoint)
-        if is_model(path):
-            refuse_quantised(open_model(path, shapes_only=True)[0], path)
         written = export_checkpoint(args.checkpoint, args.kind, args.out, args.form, DTYPES.get(args.dtype))
     for path in written:
         print(path)

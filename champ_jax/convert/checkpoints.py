@@ -25,6 +25,7 @@ from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 from champ_jax.models.lora import with_lora
+from champ_jax.nn.quantised import refuse_quantised
 
 FORMATS = ("safetensors", "pt")
 
@@ -130,6 +131,7 @@ def export_checkpoint(
         raise UserError(f"format {form!r}, dtype {dtype!r}: expected {' or '.join(FORMATS)}, and {', '.join(DTYPES)} or None.")
     path, out = local_path(checkpoint), Path(out).absolute()
     params, config = open_model(path)
+    refuse_quantised(params, path)
     params = with_lora(params, str(path))
     states = _states_to_write(path, kind, table, params, config)
     described = table.format.describe(config) if table.format and table.format.describe else {}
