@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim = ConfigDict(
         {
             "steps": 120,
-            "learning_rate": 1e-4,
+            "learning_rate": 1e-5,
             "warmup": 20,
             "decay": 0.8,
             "weight_decay": 0.0,
@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
             # The demo is sampled without classifier-free guidance, and so is the teacher.
             "teacher_scale": 1.0,
             "solver_steps": 50,
-            "huber": 0.001,
+            "huber": 0.03,
             "noise_offset": 0.0,
             "last_step": 0.1,
             "person": 8.0,
