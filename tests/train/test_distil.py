@@ -143,6 +143,7 @@ def test_the_student_alone_learns(stage_d):
     assert set(trained) == {"denoiser"}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_and_leaves_a_student(stage_d, teacher, tmp_path, monkeypatch):
     # Of the two lessons the one that compiles sooner.
     config = stage_d("guidance", steps=3, loss__teacher_scale=1.0)
