@@ -9,7 +9,7 @@ BEAT_HOP = 256  # 10.7 ms; librosa's default 512 at 22,050 Hz quantises beats to
 BEAT_WINDOW = 1024
 BEAT_HIGHEST_HZ = 5_000.0  # hi-hats on the off-beat are left out: they draw the tracker half a beat away
 BEAT_PRIOR_BPM = 108.0
-MEL_BLOCK = 4096  # frames, 44 seconds
+MEL_BLOCK = 1024  # frames, 11 seconds
 TEMPO_SECONDS = 8.0  # of sound in which a tempo is looked for, librosa's own
 
 
