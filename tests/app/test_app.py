@@ -72,9 +72,16 @@ def page(browser, url):
 
 
 def upload(page, photo, song):
-    for name, path in (("photo", photo), ("song", song)):
-        page.locator(f"#{name} input[type=file]").set_input_files(path)
-        page.locator(f"#{name} input[type=file]").wait_for(state="detached")
+    give(page, "photo", photo)
+    give(page, "song", song)
+
+
+def give(page, name, path):
+    """Puts a file into a field and waits until it is shown: then there is a button to take it away again."""
+    away = page.locator(f"#{name}").get_by_role("button", name={"photo": "Remove Image", "song": "Clear"}[name])
+    away.wait_for(state="detached")
+    page.locator(f"#{name} input[type=file]").set_input_files(path)
+    away.wait_for()
 
 
 def press(page, name):
@@ -106,8 +113,7 @@ def test_a_dance_its_cancelled_next_and_a_broken_photo(page, pipe, files, tmp_pa
 
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     page.locator("#photo button[aria-label='Remove Image']").click()
-    page.locator("#photo input[type=file]").set_input_files(tmp_path / "broken.png")
-    page.locator("#photo input[type=file]").wait_for(state="detached")
+    give(page, "photo", tmp_path / "broken.png")
     press(page, "Dance")
     page.get_by_text("broken.png: cannot read the image").wait_for()
 
