@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 
 PREFIX = "--config."
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -174,10 +174,7 @@ def write_record(config: ConfigDict, path: Path) -> None:
         "packages": {name: version for name in RECORDED_PACKAGES if (version := installed_version(name))},
         "git_commit": _git_commit(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def installed_version(package: str) -> str | None:

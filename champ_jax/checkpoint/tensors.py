@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from champ_jax.errors import UserError
+from champ_jax.files import atomic_file
 
 DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -182,26 +181,3 @@ def write_safetensors(path: str | Path, arrays: Mapping[str, Any], metadata: Map
 def is_floating(dtype: np.dtype) -> bool:
     """Whether a dtype of a file is a floating-point one, of any width."""
     return NAMES[dtype].startswith(("F", "BF"))
-
-
-class atomic_file:
-    """`with atomic_file(path) as file`: a binary file that takes its name only when all of it is written."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        handle, self.partial = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent)
-        # As any new file; mkstemp's is for its owner alone.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(self.partial, 0o666 & ~mask)
-        self.file = os.fdopen(handle, "wb")
-        return self.file
-
-    def __exit__(self, kind, value, traceback):
-        self.file.close()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            os.unlink(self.partial)

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def plan_all(args: argparse.Namespace) -> int:
     """Plans every stage on every hardware, one line each; with --write keeps the figures."""
     from champ_jax.config import hardware_names, load_config, load_hardware, with_hardware
+    from champ_jax.files import write_text
     from champ_jax.train.plan import plan
 
     table = json.loads(PLANNED.read_text()) if PLANNED.is_file() else {}
@@ -86,7 +87,7 @@ def plan_all(args: argparse.Namespace) -> int:
             print(f"{name:8} {stage} " + (json.dumps(row) if args.json else one_line(row)), flush=True)
             table.setdefault(name, {})[stage] = row
             if args.write:
-                PLANNED.write_text(json.dumps(table, indent=1) + "\n")
+                write_text(PLANNED, json.dumps(table, indent=1) + "\n")
     return 0
 
 

@@ -229,6 +229,6 @@ def print_summary(metrics: dict[str, Any], out: Path, report: Path) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
-    from champ_jax.evaluate.files import write_text
+    from champ_jax.files import write_text
 
     write_text(path, json.dumps(values, indent=2) + "\n")

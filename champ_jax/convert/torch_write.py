@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax.checkpoint.tensors import LazyArray, atomic_file, is_floating, lazy
+from champ_jax.checkpoint.tensors import LazyArray, is_floating, lazy
 from champ_jax.convert.torch_file import STORAGES
 from champ_jax.errors import UserError
+from champ_jax.files import atomic_file
 
 CLASSES = {np.dtype(dtype): f"{name}Storage" for name, dtype in STORAGES.items() if name != "Untyped"}
 

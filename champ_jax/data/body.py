@@ -13,7 +13,6 @@ import importlib.util
 import itertools
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numba
 import numpy as np
 
 from champ_jax.errors import UserError
+from champ_jax.files import atomic_file
 
 CACHE_VERSION = 3
 AXES = {  # phenotype -> the names of its anchors, evenly spaced over [0, 1]
@@ -224,9 +224,8 @@ def _cache_file(folder: Path) -> Path:
 
 def _save_cache(path: Path, template: np.ndarray, targets: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with atomic_file(path) as file:
         np.savez(file, template=template, targets=targets)
-    os.replace(file.name, path)
 
 
 def _read_template(folder: Path) -> np.ndarray:

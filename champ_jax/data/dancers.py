@@ -24,6 +24,7 @@ from champ_jax.data.mocap import Motion, load_motion
 from champ_jax.data.render import PART_COLOURS, render_clip, render_portrait
 from champ_jax.data.scene import sample_background, sample_camera, sample_light
 from champ_jax.errors import UserError
+from champ_jax.files import atomic_file
 
 __all__ = [
     "sample_identity",
@@ -246,9 +247,9 @@ def _render_to_file(plan: ClipPlan, waiting: Path) -> Path:
     path = waiting / f"{plan.clip_id}.pkl"
     if path.is_file() and pickle.loads(path.read_bytes())[0] == repr(plan):
         return path
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(pickle.dumps((repr(plan), render_record(plan))))
-    os.replace(temporary, path)
+    rendered = pickle.dumps((repr(plan), render_record(plan)))
+    with atomic_file(path) as file:
+        file.write(rendered)
     return path
 
 

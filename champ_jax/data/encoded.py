@@ -16,6 +16,7 @@ import numpy as np
 from champ_jax.data import transforms
 from champ_jax.data.records import Records
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 
 Rows = dict[str, np.ndarray]
 Encode = Callable[[np.ndarray], Rows]
@@ -84,8 +85,7 @@ def build_encoded(
         path = _data_path(directory, records.split, name)
         os.replace(path.with_suffix(".incomplete"), path)
     about = {"weights": weights, "records": records.fingerprint, "size": list(size), "shapes": shapes, "clips": _layout(records)}
-    about_path.with_suffix(".incomplete").write_text(json.dumps(about))
-    os.replace(about_path.with_suffix(".incomplete"), about_path)
+    write_text(about_path, json.dumps(about))
     return open_encoded(records, directory, weights, size)
 
 

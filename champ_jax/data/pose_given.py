@@ -2,7 +2,6 @@
 them; and skeletons that are only drawn."""
 
 import json
-import os
 import re
 import zipfile
 from fractions import Fraction
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from champ_jax.errors import UserError
+from champ_jax.files import atomic_file
 from champ_jax.pose.skeleton import COLOURS, FACE, LEFT_HAND, RIGHT_HAND, J
 
 DRAWN_CONFIDENCE = 0.5
@@ -46,10 +46,8 @@ def read_keypoints(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.nd
 
 def write_keypoints(path: Path, keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int], fps: float) -> None:
     """Writes keypoints f32 [T,134,2] in pixels of a frame of `size` (H, W), confidence f32 [T,134], at `fps`, as they are read here."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+    with atomic_file(path) as file:
         np.savez_compressed(file, keypoints=keypoints, confidence=confidence, size=np.asarray(size), fps=fps)
-    os.replace(partial, path)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from champ_jax.data.piece import Piece, Report, Settings, Tools, length_of, prep
 from champ_jax.data.records import drop_split, open_records, splits_of, write_records
 from champ_jax.data.sources import Found, Source
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 
 PARTS, DONE = ".parts", "prepared.txt"
 SPLITS = ("train", "validation", "test")
@@ -211,7 +212,7 @@ def publish(pieces: list[Piece], settings: Settings, out: Path) -> Outcome:
             f"{out}: {len(missing)} of {len(pieces)} pieces are not done, the first of {missing[0].source.name}; run the other shares"
         )
     reports = [read_report(parts / key) for key in keys]
-    (out / DONE).write_text("")
+    write_text(out / DONE, "")
     clips = {}
     for split in SPLITS:
         chosen = [
@@ -257,5 +258,5 @@ def is_done(pieces: list[Piece], settings: Settings, out: Path) -> bool:
 
 def finish(pieces: list[Piece], settings: Settings, out: Path) -> None:
     """Notes what the records were made of, and deletes the finished pieces."""
-    (out / DONE).write_text(digest_of(pieces, settings))
+    write_text(out / DONE, digest_of(pieces, settings))
     shutil.rmtree(out / PARTS, ignore_errors=True)

@@ -18,6 +18,7 @@ from typing import Any
 from champ_jax.data import schema
 from champ_jax.data.clip import Clip
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 
 _INFO = "dataset_info.json"
 
@@ -192,7 +193,7 @@ def _publish(directory: Path, split: str, shards: _Shards, infos: list[ClipInfo]
         sizes[final.name] = path.stat().st_size
         os.replace(path, final)
     index = {"files": sizes, "digest": shards.digest.hexdigest(), "clips": [dataclasses.asdict(info) for info in infos]}
-    _replace_text(directory / f"index-{split}.json", json.dumps(index))
+    write_text(directory / f"index-{split}.json", json.dumps(index))
     info = tfds_splits.SplitInfo(name=split, shard_lengths=shards.lengths, num_bytes=shards.bytes, filename_template=template)
     _write_info(directory, {**others, split: info})
 
@@ -215,12 +216,6 @@ def _write_info(directory: Path, splits: dict) -> None:
         info.write_to_directory(folder)
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == _INFO):
             os.replace(path, directory / path.name)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.incomplete")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 class Records:

@@ -1,7 +1,6 @@
 """The contact sheet of a set of records: one page that shows what is in it, and what was left out and why."""
 
 import html
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 from champ_jax.data.clip import Clip
 from champ_jax.data.offset import motion_accents
 from champ_jax.data.records import Records, open_records
+from champ_jax.files import write_text
 from champ_jax.pose.draw import draw
 
 THUMBNAILS, HEIGHT, STRIP = 6, 160, 48
@@ -47,9 +47,7 @@ def write_sheet(
         f"<table><tr><th>clip<th>frames, poses, music{''.join(rows)}</table>"
         f"<h2>Left out ({len(dropped)})</h2><table>{lost or '<tr><td>nothing'}</table>"
     )
-    temporary = out / f".{PAGE}"
-    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, out / PAGE)
+    write_text(out / PAGE, page)
     return out / PAGE
 
 

@@ -12,9 +12,10 @@ from champ_jax.errors import UserError
 from champ_jax.evaluate import held_out
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.chart import chart
-from champ_jax.evaluate.files import write_results, write_text
+from champ_jax.evaluate.files import write_results
 from champ_jax.evaluate.run_report import read_log
 from champ_jax.evaluate.who import IdentityJudge
+from champ_jax.files import write_text
 from champ_jax.infer.pipeline import load_pipeline
 
 COLUMNS = ("psnr", "psnr_person", "ssim", "ssim_person", "warp_error", "flicker", "style_colours", "identity_top1")

@@ -9,8 +9,9 @@ from typing import Any
 from champ_jax.errors import UserError
 from champ_jax.evaluate import page
 from champ_jax.evaluate.catalogue import METRICS
-from champ_jax.evaluate.files import plain, read_results, write_csv, write_text
+from champ_jax.evaluate.files import plain, read_results, write_csv
 from champ_jax.evaluate.report import SIGNIFICANT, difference, facts, shown, titled, verdict
+from champ_jax.files import write_text
 
 
 def compare_runs(paths: list[Path]) -> dict[str, Any]:

@@ -5,36 +5,20 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from champ_jax.checkpoint.tensors import atomic_file
 from champ_jax.errors import UserError
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.judge import Part
 from champ_jax.evaluate.sets import SAMPLES, Features
 from champ_jax.evaluate.summary import FORMAT
+from champ_jax.files import atomic_file, write_text
 from champ_jax.metrics.frechet import Moments, Sample
 
 RESULTS = "results.json"
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Has `write` fill a file that takes its name, and its folder's, only when all of it is there. Raises UserError when it cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            write(file)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def write_results(out: Path, results: dict[str, Any]) -> None:
@@ -133,7 +117,8 @@ def write_part(path: Path, part: Part, key: str) -> None:
     for kind, clips in part.dances.items():
         about["dances"][kind] = {name: [v.tolist(), None if t is None else t.tolist()] for name, (v, t) in clips.items()}
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_part(path: Path, key: str) -> Part:

@@ -9,8 +9,8 @@ from champ_jax.errors import UserError
 from champ_jax.evaluate import page
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.chart import chart
-from champ_jax.evaluate.files import write_text
 from champ_jax.evaluate.report import shown
+from champ_jax.files import write_text
 
 _VIDEOS = {
     "dance.mp4": "the photo dances to the song",

@@ -16,9 +16,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from champ_jax.checkpoint.tensors import atomic_file
 from champ_jax.data.pose_given import write_keypoints
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 
 # Videos of a small model are hard to see at one pixel a pixel: the short side is enlarged to at least this much.
 MIN_SIDE = 384
@@ -64,8 +64,7 @@ def write_beside(path: str | os.PathLike, frames: int, size: tuple[int, int], fp
         write_keypoints(path.with_suffix(".motion.npz"), *pose, size, metadata["motion_fps"])
     plain = {name: value for name, value in metadata.items() if isinstance(value, (str, int, float))}
     made = {"frames": frames, "fps": fps, **plain}
-    with atomic_file(path.with_suffix(".made.json")) as file:
-        file.write(f"{json.dumps(made, indent=1)}\n".encode())
+    write_text(path.with_suffix(".made.json"), json.dumps(made, indent=1) + "\n")
 
 
 def skeleton_path(path: str | os.PathLike) -> Path:

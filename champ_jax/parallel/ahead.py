@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 from champ_jax.parallel.collectives import Collective, read
 
 OPTIONS = {"exec_time_optimization_effort": -1.0, "xla_jf_spmd_threshold_for_windowed_einsum_mib": 1000000}
@@ -62,10 +63,7 @@ def compile_lowered(lowered, target: str, cache: Path | None = CACHE, say=lambda
     program = _compile(lowered)
     say(f"compiled in {program.seconds:.0f} s")
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(dataclasses.asdict(program)))
-        os.replace(partial, path)
+        write_text(path, json.dumps(dataclasses.asdict(program)))
     return program
 
 

@@ -1,7 +1,6 @@
 """Metrics on disk (JSONL, TensorBoard, Weights & Biases on request) and one line of progress on the screen."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from champ_jax.errors import UserError
+from champ_jax.files import write_text
 
 
 class MetricLog:
@@ -27,9 +27,7 @@ class MetricLog:
         path = directory / "metrics.jsonl"
         kept = [line for line in read_lines(path) if line["step"] <= first] if first else []
         self.validation = [line["loss"] for line in kept if line["group"] == "validation"]
-        partial = path.with_name(".metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)
         self._board = SummaryWriter(str(directory / "tensorboard"), flush_secs=30)
         self._wandb = None
