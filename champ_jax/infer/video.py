@@ -17,7 +17,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from champ_jax.checkpoint.tensors import atomic_file
-from champ_jax.data.pose_given import write_keypoints
+from champ_jax.data.pose_files import write_keypoints
 from champ_jax.errors import UserError
 
 # Videos of a small model are hard to see at one pixel a pixel: the short side is enlarged to at least this much.
