@@ -82,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
         return check(args)
     if not args.source or not args.out:
         raise UserError("prepare needs a folder and --out DIR, or --check DIR; see champ-jax prepare --help")
+    from champ_jax.data.prepare.layouts import find
     from champ_jax.data.prepare.piece import Settings
     from champ_jax.data.prepare.run import cut
-    from champ_jax.data.prepare.sources import find, inside
+    from champ_jax.data.prepare.source import inside
 
     if args.source.is_dir() and inside(args.out, args.source):
         raise UserError(f"--out {args.out} lies in {args.source} itself, where its files would be taken for clips: give a folder elsewhere")

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax.data.estimate.estimators import Estimator, open_estimator
-from champ_jax.data.estimate.faces import FaceModel, open_faces
+from champ_jax.data.estimate.faces import FaceModel
+from champ_jax.data.estimate.models import open_estimator, open_faces
+from champ_jax.data.estimate.people import Estimator
 from champ_jax.data.estimate.tracks import follow
 from champ_jax.data.pose_files import write_keypoints
 from champ_jax.errors import UserError

@@ -4,15 +4,12 @@ Where to look is known from the pose. Every `EVERY`-th frame is embedded: an ide
 is not looked at is not marked as valid. Vectors of different models are never mixed, so records name theirs.
 """
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import FACE, NOSE, THRESHOLD
 
 EVERY = 5
@@ -29,24 +26,6 @@ class FaceModel(NamedTuple):
     embed: Callable[[np.ndarray], tuple[np.ndarray, bool]]
     dim: int
     name: str
-
-
-def open_faces(which: str | os.PathLike) -> FaceModel:
-    """The face model "dlib", or that of a folder with a detector (SCRFD) and an ArcFace as ONNX files.
-
-    Raises:
-      UserError: it cannot be opened; says what to install or which file it wants.
-    """
-    if which == "dlib":
-        from champ_jax.data.estimate.faces_dlib import FACE_DIM, FACE_MODEL, check_face_model, embed_face
-
-        check_face_model()
-        return FaceModel(embed_face, FACE_DIM, FACE_MODEL)
-    if not Path(which).exists():
-        raise UserError(f"face model {str(which)!r}: expected 'dlib', 'none', or a folder with a detector and an ArcFace as ONNX files")
-    from champ_jax.data.estimate.faces_onnx import open_arcface
-
-    return open_arcface(Path(which))
 
 
 def face_boxes(keypoints: np.ndarray, confidence: np.ndarray, size: tuple[int, int]) -> np.ndarray:

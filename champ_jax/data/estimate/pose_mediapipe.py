@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from champ_jax.data.estimate.estimators import Estimator, EstimatorLost, People, boxes_of
+from champ_jax.data.estimate.people import Estimator, EstimatorLost, People, boxes_of
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import FACE, LEFT_HAND, LEFT_SHOULDER, NECK, RIGHT_HAND, RIGHT_SHOULDER, THRESHOLD, J
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from champ_jax.data.estimate.estimators import People, boxes_of
 from champ_jax.data.estimate.onnx_session import open_session
+from champ_jax.data.estimate.people import People, boxes_of
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import THRESHOLD, J
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from champ_jax.data.estimate.estimators import People, boxes_of
+from champ_jax.data.estimate.people import People, boxes_of
 from champ_jax.pose.skeleton import BODY, THRESHOLD, J
 
 LOST_FRAMES = 15

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from champ_jax.data.prepare.sources import AUDIO_SUFFIXES, Source, inside
+from champ_jax.data.media import AUDIO_SUFFIXES
+from champ_jax.data.prepare.source import Source, inside
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, THRESHOLD, J
 

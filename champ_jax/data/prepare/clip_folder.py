@@ -8,7 +8,8 @@ import os
 import re
 from pathlib import Path
 
-from champ_jax.data.prepare.sources import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Source, in_order, inside, license_of, source_name
+from champ_jax.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, in_order
+from champ_jax.data.prepare.source import Source, inside, license_of, source_name
 from champ_jax.errors import UserError
 
 MAPS = {

@@ -14,16 +14,17 @@ import cv2
 import numpy as np
 
 from champ_jax.data import codecs, media
-from champ_jax.data.estimate.estimators import MEDIAPIPE, Estimator, People, boxes_of, open_estimator
-from champ_jax.data.estimate.faces import FaceModel, embed_faces, face_boxes, open_faces
+from champ_jax.data.estimate.faces import FaceModel, embed_faces, face_boxes
 from champ_jax.data.estimate.maps import MapModel, open_map_model
+from champ_jax.data.estimate.models import MEDIAPIPE, open_estimator, open_faces
+from champ_jax.data.estimate.people import Estimator, People, boxes_of
 from champ_jax.data.estimate.tracks import Track, follow, share_of_body
 from champ_jax.data.pose_files import read_drawing, read_keypoints, resample_pose
 from champ_jax.data.prepare import aist
 from champ_jax.data.prepare.offset import measure_offset, motion_accents
 from champ_jax.data.prepare.shots import Shots
 from champ_jax.data.prepare.soundtrack import Music, hear
-from champ_jax.data.prepare.sources import Source
+from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import open_records
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import THRESHOLD

@@ -18,9 +18,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from champ_jax.data.estimate.estimators import EstimatorLost
+from champ_jax.data.estimate.people import EstimatorLost
+from champ_jax.data.prepare.layouts import Found
 from champ_jax.data.prepare.piece import Piece, Report, Settings, Tools, length_of, prepare_piece
-from champ_jax.data.prepare.sources import Found, Source
+from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import drop_split, open_records, splits_of, write_records
 from champ_jax.errors import UserError
 

@@ -15,7 +15,7 @@ from champ_jax.audio.beats import find_downbeats, onset_envelope, track_beats
 from champ_jax.audio.features import FEATURE_RATE, features
 from champ_jax.audio.load import SILENCE_DB
 from champ_jax.data.media import probe, read_audio
-from champ_jax.data.prepare.sources import Source
+from champ_jax.data.prepare.source import Source
 from champ_jax.errors import UserError
 
 CONTEXT = 15

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from champ_jax.data.estimate.faces import open_faces
 from champ_jax.data.estimate.faces_onnx import TEMPLATE
 from champ_jax.data.estimate.maps import encode, open_map_model
+from champ_jax.data.estimate.models import open_faces
 from champ_jax.data.estimate.pose_onnx import FROM_COCO, open_onnx, to_134
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import J

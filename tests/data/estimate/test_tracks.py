@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from champ_jax.data.estimate.estimators import People, boxes_of
+from champ_jax.data.estimate.people import People, boxes_of
 from champ_jax.data.estimate.tracks import follow, smoothed
 from champ_jax.data.prepare.shots import Shots
 from champ_jax.pose.skeleton import J

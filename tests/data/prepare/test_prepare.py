@@ -16,9 +16,10 @@ from PIL import Image
 
 from champ_jax.cli.main import main
 from champ_jax.data.prepare.check_records import check_records
+from champ_jax.data.prepare.layouts import find
 from champ_jax.data.prepare.piece import Settings
 from champ_jax.data.prepare.run import PARTS, cut, prepare, publish, split_of
-from champ_jax.data.prepare.sources import Source, find
+from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import open_records, splits_of, write_records
 from champ_jax.errors import UserError
 from champ_jax.pose.draw import draw
@@ -343,7 +344,7 @@ def test_what_a_library_finds_wrong_with_one_clip_does_not_end_the_others(tmp_pa
 
 
 def test_an_estimator_that_ends_is_no_fault_of_the_clip(tmp_path, monkeypatch):
-    from champ_jax.data.estimate.estimators import EstimatorLost
+    from champ_jax.data.estimate.people import EstimatorLost
     from champ_jax.data.prepare import run as module
 
     video(tmp_path / "in" / "a.mkv")

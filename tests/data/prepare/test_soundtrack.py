@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from champ_jax.audio.beats import find_downbeats, track_beats
+from champ_jax.data.prepare.layouts import find
 from champ_jax.data.prepare.offset import measure_offset, motion_accents
 from champ_jax.data.prepare.soundtrack import hear
-from champ_jax.data.prepare.sources import Source, find
+from champ_jax.data.prepare.source import Source
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import J
 from tests.data.films import RATE, counting, film

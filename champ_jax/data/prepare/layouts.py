@@ -5,47 +5,18 @@ What lies inside a clip's folder is read by clip_folder.py, AIST++'s annotations
 """
 
 import dataclasses
+import functools
 import os
-import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+from champ_jax.data.media import AUDIO_SUFFIXES, VIDEO_SUFFIXES, in_order
+from champ_jax.data.prepare.aist import find_sequences
+from champ_jax.data.prepare.clip_folder import clip_folders, read_clip_folder
+from champ_jax.data.prepare.source import Source, beside, inside, license_of, source_name
+from champ_jax.data.records import splits_of
 from champ_jax.errors import UserError
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".gif")
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One video or one folder of frames, with what belongs to it.
-
-    name: unique in its folder, and the start of the ids of its clips. path: the video file, the folder of the clip, or the file of
-    annotations. frames: {number of the frame: image file}, for folders. fps: of those, and of annotations. maps: {kind: {number:
-    image file}} of "depth", "normal", "semantic_map", "dwpose" and "mask". keypoints: a file of poses, or a folder with one for each
-    frame. music: a sound file. features: a file, or {number: file}, of music features. subject: who is seen; clips of one subject
-    stay in one split.
-    part: the split that the layout itself names, or "".
-    """
-
-    name: str
-    layout: str
-    path: Path
-    frames: dict[int, Path] = dataclasses.field(default_factory=dict)
-    fps: Fraction | None = None
-    maps: dict[str, dict[int, Path]] = dataclasses.field(default_factory=dict)
-    keypoints: Path | None = None
-    music: Path | None = None
-    features: Path | dict[int, Path] | None = None
-    subject: str = ""
-    license: str = ""
-    part: str = ""
-
-    @property
-    def is_video(self) -> bool:
-        return self.layout == "videos"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +59,6 @@ def find(folder: str | os.PathLike, layout: str = "auto", frames_fps: Fraction =
 
 def recognise(folder: Path) -> tuple[str, str]:
     """(layout, why) of a folder. Raises UserError, with what every layout looks like, where none fits."""
-    from champ_jax.data.prepare.clip_folder import clip_folders
-
     if folder.is_file():
         if folder.suffix.lower() in VIDEO_SUFFIXES:
             return "videos", f"{folder.name} is a video file"
@@ -113,11 +82,6 @@ def recognise(folder: Path) -> tuple[str, str]:
     raise UserError(f"{folder}: neither videos nor frames nor records are in it. The layouts that can be read:\n{layouts}")
 
 
-def in_order(name: str) -> list:
-    """A key that sorts the numbers in names as numbers: frame_9 before frame_10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict[str, str]]:
     """(the files below a folder with these suffixes, in order, without hidden ones; {link: why it is left out} of links out of it)."""
     root, found, links = folder.resolve(), [], {}
@@ -128,35 +92,6 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], dict[st
         outside = [path for path in (*paths, *(Path(place) / name for name in names)) if path.is_symlink() and not inside(path, root)]
         links |= {str(path.relative_to(folder)): "is a link to a place elsewhere; put the files themselves here" for path in outside}
     return sorted(found, key=lambda path: in_order(str(path.relative_to(folder)))), links
-
-
-def source_name(path: Path, folder: Path) -> str:
-    """The name of what lies at `path` below `folder`: its places joined by '_', free of what shells and file systems mind."""
-    relative = path.relative_to(folder) if path != folder else Path(folder.resolve().name)
-    words = [re.sub(r"[^\w.-]+", "_", part).strip("._-") for part in relative.with_suffix(relative.suffix if path.is_dir() else "").parts]
-    return "_".join(word for word in words if word) or "clip"
-
-
-def inside(path: Path, root: Path) -> bool:
-    """Whether a path lies in a folder also when links are followed."""
-    return path.resolve().is_relative_to(root.resolve())
-
-
-def beside(path: Path, suffixes: tuple[str, ...], root: Path) -> Path | None:
-    """The file of this name with one of these suffixes, or None."""
-    names = (path.with_suffix(suffix) for suffix in suffixes)
-    return next((found for found in names if found.is_file() and inside(found, root)), None)
-
-
-def license_of(folder: Path, root: Path) -> str:
-    """The text of the nearest `license.txt` from a clip's folder up to the root; "" without one."""
-    for place in (folder, *folder.parents):
-        for name in ("license.txt", "LICENSE.txt", "LICENSE"):
-            if (place / name).is_file() and inside(place / name, root):
-                return (place / name).read_text(errors="replace").strip().split("\n\n")[0][:500]
-        if place == root:
-            return ""
-    return ""
 
 
 def _videos(folder: Path) -> tuple[list[Source], dict[str, str]]:
@@ -182,19 +117,14 @@ def _videos(folder: Path) -> tuple[list[Source], dict[str, str]]:
     return list(sources.values()), refused
 
 
-def _clip_folders(layout: str) -> Callable[[Path], tuple[list[Source], dict[str, str]]]:
-    def read(folder: Path) -> tuple[list[Source], dict[str, str]]:
-        from champ_jax.data.prepare.clip_folder import clip_folders, read_clip_folder
-
-        sources, refused = [], {}
-        for clip in clip_folders(folder):
-            try:
-                sources.append(read_clip_folder(clip, folder, layout))
-            except UserError as error:
-                refused[source_name(clip, folder)] = str(error)
-        return sources, refused
-
-    return read
+def _clip_folders(folder: Path, layout: str) -> tuple[list[Source], dict[str, str]]:
+    sources, refused = [], {}
+    for clip in clip_folders(folder):
+        try:
+            sources.append(read_clip_folder(clip, folder, layout))
+        except UserError as error:
+            refused[source_name(clip, folder)] = str(error)
+    return sources, refused
 
 
 def _annotations(folder: Path) -> Path | None:
@@ -205,23 +135,19 @@ def _annotations(folder: Path) -> Path | None:
 
 
 def _aist(folder: Path) -> tuple[list[Source], dict[str, str]]:
-    from champ_jax.data.prepare.aist import find_sequences
-
     annotations = _annotations(folder)
     return find_sequences(annotations, folder) if annotations else ([], {})
 
 
 def _records(folder: Path) -> tuple[list[Source], dict[str, str]]:
-    from champ_jax.data.records import splits_of
-
     return [Source(name=split, layout="records", path=folder, part=split) for split in splits_of(folder)], {}
 
 
 LAYOUTS: dict[str, Callable[[Path], tuple[list[Source], dict[str, str]]]] = {
     "videos": _videos,
-    "champ": _clip_folders("champ"),
-    "p00002": _clip_folders("p00002"),
-    "tiktok": _clip_folders("tiktok"),
+    "champ": functools.partial(_clip_folders, layout="champ"),
+    "p00002": functools.partial(_clip_folders, layout="p00002"),
+    "tiktok": functools.partial(_clip_folders, layout="tiktok"),
     "aist": _aist,
     "records": _records,
 }

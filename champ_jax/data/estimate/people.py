@@ -1,21 +1,12 @@
-"""Pose estimators behind one call: an image to the people in it, as the 134 keypoints of pose/skeleton.py.
+"""Who is in a picture, as the 134 keypoints of pose/skeleton.py, and what a pose estimator is: one call, whatever model is behind it."""
 
-"mediapipe" runs MediaPipe holistic, whose weights are in its wheel, in an environment of its own (launch/pose_env.sh makes it); a folder
-with a whole-body model and a person detector as ONNX files is DWPose's or RTMPose's way (pose_onnx.py).
-"""
-
-import contextlib
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import J
-
-MEDIAPIPE = "mediapipe"
 
 
 class EstimatorLost(UserError):
@@ -49,25 +40,3 @@ def boxes_of(keypoints: np.ndarray, confidence: np.ndarray, threshold: float) ->
     high = np.where(seen, keypoints, -np.inf).max(-2)
     boxes = np.concatenate([low, high], -1)
     return np.where(np.isfinite(boxes).all(-1, keepdims=True), boxes, 0).astype(np.float32)
-
-
-@contextlib.contextmanager
-def open_estimator(name: str | os.PathLike) -> Iterator[Estimator]:
-    """A pose estimator by name, or by the folder of its ONNX files.
-
-    Raises:
-      UserError: it cannot be opened; says what to install or which file it wants.
-    """
-    if name == MEDIAPIPE:
-        from champ_jax.data.estimate.pose_mediapipe import open_mediapipe
-
-        with open_mediapipe() as estimator:
-            yield estimator
-        return
-    if not Path(name).exists():
-        raise UserError(
-            f"pose estimator {str(name)!r}: expected {MEDIAPIPE!r}, or a folder with a whole-body pose model and a detector (*.onnx)"
-        )
-    from champ_jax.data.estimate.pose_onnx import open_onnx
-
-    yield Estimator(open_onnx(Path(name)))

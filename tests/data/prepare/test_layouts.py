@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from champ_jax.data.media import in_order
 from champ_jax.data.prepare.aist import read_sequence, song_of, style_of
-from champ_jax.data.prepare.sources import find, in_order
+from champ_jax.data.prepare.layouts import find
 from champ_jax.errors import UserError
 
 
