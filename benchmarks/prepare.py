@@ -19,7 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.data.test_onnx_models import cell, pose_folder
+from tests.data.estimate.test_onnx_models import cell, pose_folder
 
 RATE = 48_000
 

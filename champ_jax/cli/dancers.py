@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from champ_jax.data.dancers import make_dataset, plan_split
+    from champ_jax.data.dancers.dataset import make_dataset, plan_split
 
     plans = plan_split(
         args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth, args.seed,

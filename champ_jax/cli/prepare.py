@@ -82,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
         return check(args)
     if not args.source or not args.out:
         raise UserError("prepare needs a folder and --out DIR, or --check DIR; see champ-jax prepare --help")
-    from champ_jax.data.piece import Settings
-    from champ_jax.data.prepare import cut
-    from champ_jax.data.sources import find, inside
+    from champ_jax.data.prepare.layouts import find
+    from champ_jax.data.prepare.piece import Settings
+    from champ_jax.data.prepare.run import cut
+    from champ_jax.data.prepare.source import inside
 
     if args.source.is_dir() and inside(args.out, args.source):
         raise UserError(f"--out {args.out} lies in {args.source} itself, where its files would be taken for clips: give a folder elsewhere")
@@ -133,9 +134,9 @@ def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], sa
     """Does the work and writes records and sheet."""
     import shutil
 
-    from champ_jax.data.prepare import PARTS, check_folder, finish, is_done, prepare, publish
+    from champ_jax.data.prepare.run import PARTS, check_folder, finish, is_done, prepare, publish
+    from champ_jax.data.prepare.sheet import statistics, write_sheet
     from champ_jax.data.records import open_records
-    from champ_jax.data.sheet import statistics, write_sheet
 
     check_folder(args.out)
     if not args.no_resume and args.shard[1] == 1 and is_done(pieces, settings, args.out):
@@ -211,7 +212,7 @@ def progress_bar(words: str, quiet: bool):
 
 def check(args: argparse.Namespace) -> int:
     """Reads every clip of prepared records; 1 when something is wrong with one."""
-    from champ_jax.data.check_records import check_records
+    from champ_jax.data.prepare.check_records import check_records
 
     figures, wrong = check_records(args.check)
     if args.json:

@@ -69,7 +69,7 @@ def open_pipeline(args: argparse.Namespace):
 
     faces = None
     if args.faces is not None:
-        from champ_jax.data.faces import open_faces
+        from champ_jax.data.estimate.models import open_faces
 
         faces = open_faces(args.faces)
     pipe = load_pipeline(args.checkpoint, loras=[read_lora_option(text) for text in args.lora])

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import select
 import signal
 import stat
@@ -25,6 +26,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from champ_jax.errors import UserError
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".flv", ".gif")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 DECODER = Path(__file__).with_name("decode.py")
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "HOME")
 """What the decoder needs to find its libraries; it gets no other variable, least of all a secret."""
@@ -52,6 +56,11 @@ class Media:
     audio_offset_s: float
     container: str
     codec: str
+
+
+def in_order(name: str) -> list:
+    """A key that sorts the numbers in names as numbers: frame_9 before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def shown(path: str | os.PathLike) -> str:

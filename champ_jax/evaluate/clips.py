@@ -14,9 +14,8 @@ from PIL import Image
 
 from champ_jax.audio.beats import track_beats
 from champ_jax.audio.load import load_audio
-from champ_jax.data.media import probe, read_frames, read_image
-from champ_jax.data.pose_given import read_keypoints
-from champ_jax.data.sources import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, in_order
+from champ_jax.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, in_order, probe, read_frames, read_image
+from champ_jax.data.pose_files import read_keypoints
 from champ_jax.errors import UserError
 
 Frames = Callable[[], Iterator[np.ndarray]]

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from champ_jax.data.pose_given import resample_pose
+from champ_jax.data.pose_files import resample_pose
 from champ_jax.evaluate.clips import Motion
 from champ_jax.evaluate.quality import DISCO
 from champ_jax.metrics import beats as beat_metrics

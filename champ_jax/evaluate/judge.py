@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax.data.estimators import Estimator, open_estimator
-from champ_jax.data.faces import FaceModel, open_faces
-from champ_jax.data.pose_given import write_keypoints
-from champ_jax.data.tracks import follow
+from champ_jax.data.estimate.faces import FaceModel
+from champ_jax.data.estimate.models import open_estimator, open_faces
+from champ_jax.data.estimate.people import Estimator
+from champ_jax.data.estimate.tracks import follow
+from champ_jax.data.pose_files import write_keypoints
 from champ_jax.errors import UserError
 from champ_jax.evaluate.clips import Blocks, Clip, Frames, Motion
 from champ_jax.evaluate.dances import dance_features, dance_scores, pose_scores

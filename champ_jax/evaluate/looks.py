@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from champ_jax.data.faces import CHIP, EVERY, FaceModel, face_boxes
+from champ_jax.data.estimate.faces import CHIP, EVERY, FaceModel, face_boxes
 from champ_jax.evaluate.networks import Networks
 from champ_jax.metrics import appearance, temporal
 

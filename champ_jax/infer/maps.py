@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from champ_jax.data.media import check_image
-from champ_jax.data.sources import IMAGE_SUFFIXES, in_order
+from champ_jax.data.media import IMAGE_SUFFIXES, check_image, in_order
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 from champ_jax.infer.photo import fit, load_image

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from champ_jax.data import transforms
-from champ_jax.data.faces import FaceModel, embed_faces, face_boxes
+from champ_jax.data.estimate.faces import FaceModel, embed_faces, face_boxes
 from champ_jax.data.media import read_image, to_rgb
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import BODY, FEET, MIRROR, THRESHOLD, J

@@ -18,7 +18,7 @@ from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.partial import account
 from champ_jax.convert.components import gather
 from champ_jax.convert.own_lora import read_lora
-from champ_jax.data.faces import FaceModel
+from champ_jax.data.estimate.faces import FaceModel
 from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
 from champ_jax.errors import UserError
 from champ_jax.infer.maps import DrawnMaps, open_guidance, open_instances

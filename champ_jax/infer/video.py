@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from champ_jax.data.pose_given import write_keypoints
+from champ_jax.data.pose_files import write_keypoints
 from champ_jax.errors import UserError
 from champ_jax.files import write_text
 

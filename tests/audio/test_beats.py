@@ -11,7 +11,7 @@ import pytest
 
 from champ_jax.audio.beats import beat_phase, track_beats
 from champ_jax.audio.one_at_a_time import one_at_a_time
-from champ_jax.data.songs import SONGS, load_song
+from champ_jax.data.dancers.songs import SONGS, load_song
 
 
 def f_measure(true, found, tolerance=0.07):

@@ -8,7 +8,7 @@ import pytest
 
 from champ_jax.audio import spectra
 from champ_jax.audio.features import FEATURE_DIMS, FEATURE_RATE, features, stack_context
-from champ_jax.data.songs import load_song
+from champ_jax.data.dancers.songs import load_song
 from champ_jax.errors import UserError
 
 

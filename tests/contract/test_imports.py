@@ -1,6 +1,7 @@
 """Imports go one way, heavy ones stay where they belong, and `import champ_jax` is quick."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 
@@ -61,6 +62,33 @@ def test_heavy_imports_stay_where_they_belong(path):
         assert "flax" not in found
     for name, home in ONE_HOME.items():
         assert name not in found or path == home, f"{name} belongs to {home}"
+
+
+def imported_files() -> dict[str, set[str]]:
+    """{module: the modules of the package that it imports, also inside functions}."""
+    files = {f"champ_jax/{path}".removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()}
+    graph = {}
+    for name, path in files.items():
+        found = imports(modules()[path])
+        below: dict[str, set[str]] = {}
+        for one in found:
+            below.setdefault(one.rpartition(".")[0], set()).add(one)
+        # `from package import module` takes the module, and nothing of what the package's own file has.
+        passed = {package for package, inner in below.items() if inner <= files.keys()}
+        graph[name] = (found & files.keys()) - passed
+    return graph
+
+
+def test_neither_files_nor_folders_import_each_other_in_a_circle():
+    graph = imported_files()
+    graphlib.TopologicalSorter(graph).prepare()
+    folders: dict[str, set[str]] = {}
+    for name, others in graph.items():
+        folder = name.rpartition(".")[0]
+        folders.setdefault(folder, set()).update({other.rpartition(".")[0] for other in others} - {folder})
+    # The top holds what all may import (errors, dims) beside what imports all (the public names).
+    del folders["champ_jax"]
+    graphlib.TopologicalSorter(folders).prepare()
 
 
 def test_configs_import_ml_collections_only():

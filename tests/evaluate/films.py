@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from champ_jax.data.pose_given import write_keypoints
+from champ_jax.data.pose_files import write_keypoints
 from champ_jax.evaluate.clips import Clip, Motion, frames_of
 from champ_jax.infer.photo import standing_body
 from champ_jax.infer.video import write_video

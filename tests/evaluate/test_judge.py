@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from champ_jax.data.estimators import Estimator, People, boxes_of
-from champ_jax.data.faces import FaceModel
+from champ_jax.data.estimate.faces import FaceModel
+from champ_jax.data.estimate.people import Estimator, People, boxes_of
 from champ_jax.errors import UserError
 from champ_jax.evaluate.catalogue import HIGHER, LOWER, METRICS
 from champ_jax.evaluate.clips import Clip, Flow, frames_of

@@ -3,7 +3,7 @@
 import numpy as np
 
 from champ_jax.train.loop import train
-from tests.data.test_prepare import records_of, video
+from tests.data.prepare.test_prepare import records_of, video
 
 
 def test_a_step_of_stage_b_on_frames_and_skeletons_alone(tmp_path, small):

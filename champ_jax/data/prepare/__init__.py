@@ -1,0 +1,1 @@
+"""Videos and folders of frames to records: what is in them, their clips one by one, the set, and its sheet and check."""
