@@ -32,12 +32,6 @@ class Corrupt(Exception):
     """A checkpoint step is not what its manifest says; the message names the array or file."""
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-    """Leaves of any pytree by their path, 'trained/denoiser/down_0/kernel', in the tree's order."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
 class Diverged(UserError):
     """Copies of an array differ between devices. The newest checkpoint is from before: restarting mends it."""
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from champ_jax.checkpoint import store
 from champ_jax.checkpoint.integrity import read_manifest
-from champ_jax.checkpoint.weights import CONFIG, TEACHER, open_weights, unflatten
+from champ_jax.checkpoint.weights import CONFIG, TEACHER, open_weights
 from champ_jax.errors import UserError
+from champ_jax.trees import unflatten
 
 
 def is_model(path: Path) -> bool:

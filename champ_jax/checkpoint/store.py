@@ -17,18 +17,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from champ_jax.checkpoint.integrity import (
-    MANIFEST,
-    Corrupt,
-    array_bytes,
-    check_files,
-    describe,
-    flatten,
-    read_manifest,
-    verify,
-    write_manifest,
-)
+from champ_jax.checkpoint.integrity import MANIFEST, Corrupt, array_bytes, check_files, describe, read_manifest, verify, write_manifest
 from champ_jax.errors import UserError, WorkdirError
+from champ_jax.trees import flatten
 
 ARRAYS, BAD, FAILED = "arrays", ".bad", "failed"
 LOOK_SECONDS = 1.0

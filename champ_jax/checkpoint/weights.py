@@ -16,9 +16,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.tensors import LazyArray, is_floating, lazy, read_safetensors, write_safetensors
 from champ_jax.errors import UserError
+from champ_jax.trees import flatten, unflatten
 
 CONFIG, ARRAYS, KEPT = "config.json", "model.safetensors", "kept.safetensors"
 TEACHER = "teacher"
@@ -121,18 +121,6 @@ def open_weights(directory: str | Path) -> tuple[dict[str, Any], dict]:
         if own:
             config[name] = own
     return params, config
-
-
-def unflatten(arrays: dict[str, Any]) -> dict[str, Any]:
-    """{'a/b': x} -> {'a': {'b': x}}."""
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *groups, leaf = path.split("/")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[leaf] = array
-    return tree
 
 
 def check_replaceable(directory: Path, ours: Callable[[Path], bool]) -> None:

@@ -111,9 +111,7 @@ def stage_config(config, stage: str, choices: tuple[str, ...]):
 
     Raises UserError for a setting that the base does not have; models may have any, and are checked as models.
     """
-    from flax.traverse_util import flatten_dict
-
-    from champ_jax.config import load_config
+    from champ_jax.config import leaves, load_config
     from champ_jax.errors import UserError
 
     base = load_config(config.base[stage]).copy_and_resolve_references().unlock()
@@ -121,9 +119,8 @@ def stage_config(config, stage: str, choices: tuple[str, ...]):
     for changes in (config.same[stage], *(config.choices[choice].get(stage) for choice in choices)):
         if changes is None:
             continue
-        known = flatten_dict(base.to_dict(), sep=".")
-        for name in flatten_dict(changes.to_dict(), sep="."):
-            if name not in known and not name.startswith(FREE):
+        for name in leaves(changes):
+            if name not in leaves(base) and not name.startswith(FREE):
                 raise UserError(f"config.same or config.choices changes {stage}'s {name}, which {config.base[stage]} does not have")
         made.update(changes)
     made.data.directory = config.directory

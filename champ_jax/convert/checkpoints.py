@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.run import is_model, open_model
 from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safetensors
 from champ_jax.checkpoint.weights import CONFIG, DTYPES, KEPT, check_replaceable, replace_folder, save_weights
@@ -26,6 +25,7 @@ from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 from champ_jax.models.lora import with_lora
 from champ_jax.nn.quantised import refuse_quantised
+from champ_jax.trees import flatten
 
 FORMATS = ("safetensors", "pt")
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.partial import account
 from champ_jax.checkpoint.tensors import LazyArray, lazy
 from champ_jax.models.animator import split
 from champ_jax.nn.keys import ParamKeys
+from champ_jax.trees import flatten, unflatten
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 """Regular expression and replacement, applied in order to "down_0/resnet_1/conv1/kernel" and the like."""
@@ -50,14 +50,14 @@ class Layout:
 
 def their_shapes(params: Mapping, layout: Layout) -> dict[str, tuple[int, ...]]:
     """PyTorch name to shape of nested parameters, or of their shapes."""
-    leaves = flatten_dict(params, sep="/")
+    leaves = flatten(params)
     return {layout.name(path): _their_shape(path, leaf.shape, layout) for path, leaf in leaves.items()}
 
 
 def to_ours(state: Mapping[str, Any], params: Mapping, layout: Layout) -> dict[str, Any]:
     """The arrays of a state dict that are these nested parameters, as LazyArrays; names and shapes must be right."""
-    leaves = flatten_dict(params, sep="/")
-    return unflatten_dict({path: _to_ours(state[layout.name(path)], path, leaf.shape) for path, leaf in leaves.items()}, sep="/")
+    leaves = flatten(params)
+    return unflatten({path: _to_ours(state[layout.name(path)], path, leaf.shape) for path, leaf in leaves.items()})
 
 
 def to_torch(params: Mapping, shapes: Mapping, layout: Layout, source: str = "parameters") -> dict[str, LazyArray]:
@@ -65,7 +65,7 @@ def to_torch(params: Mapping, shapes: Mapping, layout: Layout, source: str = "pa
 
     Only what `shapes` has is taken. Raises UserError, listing them, for parameters missing or of another shape.
     """
-    wanted, given = flatten_dict(shapes, sep="/"), flatten_dict(params, sep="/")
+    wanted, given = flatten(shapes), flatten(params)
     found = {path: tuple(given[path].shape) for path in wanted if path in given}
     account(found, {path: tuple(leaf.shape) for path, leaf in wanted.items()}, source=source)
     return {layout.name(path): _to_theirs(given[path], path, layout) for path in wanted}

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.tensors import LazyArray
 from champ_jax.convert.formats import Component, Config, Format, Lacking, Shapes, positive
@@ -14,6 +13,7 @@ from champ_jax.convert.mapping import Layout, Rules, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.temporal import TemporalConfig
 from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.trees import flatten, unflatten
 
 _COMMON: Rules = (
     (r"^(down|up)_(\d+)/", r"\1_blocks.\2/"),
@@ -97,10 +97,10 @@ def temporal_shapes(config: Config) -> dict[str, Any]:
 
 def split_temporal(params: Any) -> tuple[dict, dict]:
     """A UNet's parameters without and with only its temporal modules: two nested dicts."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     spatial = {path: leaf for path, leaf in flat.items() if "temporal_" not in path}
     temporal = {path: leaf for path, leaf in flat.items() if "temporal_" in path}
-    return unflatten_dict(spatial, sep="/"), unflatten_dict(temporal, sep="/")
+    return unflatten(spatial), unflatten(temporal)
 
 
 def components(component: str, layout: Layout = ANIMATEDIFF_LAYOUT):
@@ -127,7 +127,7 @@ def _positions_of(layout: Layout, name: str):
 
     def absent(config: Config) -> dict[str, LazyArray]:
         frames, found = config["unet"]["temporal"]["max_frames"], {}
-        for path, leaf in flatten_dict(temporal_shapes(config), sep="/").items():
+        for path, leaf in flatten(temporal_shapes(config)).items():
             if not re.search(r"/attn_\d+/to_q/kernel$", path):
                 continue
             owner = layout.name(path).removesuffix(".to_q.weight")

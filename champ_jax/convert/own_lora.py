@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.run import is_model, open_model
 from champ_jax.checkpoint.tensors import write_safetensors
@@ -22,6 +21,7 @@ from champ_jax.convert.unet import DIFFUSERS
 from champ_jax.errors import UserError
 from champ_jax.models.animator import AnimatorConfig, abstract_model
 from champ_jax.models.lora import LORA
+from champ_jax.trees import flatten, unflatten
 
 FILES = {"denoiser": "pytorch_lora_weights.safetensors", "reference": "reference_lora_weights.safetensors"}
 """What is written of each component; the first is the name that diffusers looks for."""
@@ -39,7 +39,7 @@ def read_lora(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
     file = open_state(path)
     if "denoiser" not in params:
         raise UserError(f"{path} changes a denoiser, and there is none among {', '.join(sorted(params))}.")
-    kernels = {name: shape for name, shape in flatten_dict(params["denoiser"], sep="/").items() if name.endswith("/kernel")}
+    kernels = {name: shape for name, shape in flatten(params["denoiser"]).items() if name.endswith("/kernel")}
     layouts = (DIFFUSERS, ANIMATEDIFF_LAYOUT, ADAPTER_LAYOUT)
     names = {layout.name(kernel).removesuffix(".weight"): kernel for kernel in kernels for layout in layouts}
     alpha = peft_alpha(file)
@@ -53,7 +53,7 @@ def read_lora(path: str | Path, params: Mapping[str, Any]) -> dict[str, Any]:
         scale = (own if own is not None else rank if alpha is None else alpha) / rank
         changes[f"{place}/down"] = np.moveaxis(np.asarray(down, np.float32), 1, -1).reshape(rank, -1).T
         changes[f"{place}/up"] = np.asarray(up, np.float32).reshape(up.shape[0], -1).T * np.float32(scale)
-    return {"denoiser": unflatten_dict(changes, sep="/")}
+    return {"denoiser": unflatten(changes)}
 
 
 def export_lora(path: str | Path, out: str | Path) -> list[Path]:
@@ -74,7 +74,7 @@ def export_lora(path: str | Path, out: str | Path) -> list[Path]:
     _, shapes = abstract_model(AnimatorConfig.build({name: values for name, values in config.items() if name != "pipeline"}))
     written = []
     for component, layers in places.items():
-        kernels, tensors = flatten_dict(shapes[component], sep="/"), {}
+        kernels, tensors = flatten(shapes[component]), {}
         for place, parts in layers.items():
             layout = ADAPTER_LAYOUT if "temporal_" in place else DIFFUSERS
             name = f"unet.{layout.name(f'{place}/kernel').removesuffix('.weight')}"
@@ -98,7 +98,7 @@ def _of_ours(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _layers(changes: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """{place: {"down", "up"}} of nested changes."""
     layers: dict[str, dict[str, np.ndarray]] = {}
-    for path, array in flatten_dict(changes, sep="/").items():
+    for path, array in flatten(changes).items():
         place, _, part = path.rpartition("/")
         layers.setdefault(place, {})[part] = np.asarray(array)
     return layers

@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from champ_jax.checkpoint.integrity import flatten
-from champ_jax.checkpoint.weights import unflatten
 from champ_jax.diffusion.samplers import make_steps, timesteps
 from champ_jax.diffusion.schedule import network_input, to_x0
 from champ_jax.errors import UserError
@@ -33,6 +31,7 @@ from champ_jax.nn.policy import Policy
 from champ_jax.nn.quantised import dequantise
 from champ_jax.pose import skeleton as sk
 from champ_jax.pose.normalise import NormInfo, anchor, to_torso
+from champ_jax.trees import flatten, unflatten
 
 Arrays = dict[str, Any]
 """Name to array, or to `jax.ShapeDtypeStruct`."""

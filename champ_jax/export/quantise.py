@@ -16,11 +16,10 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from champ_jax.checkpoint.integrity import flatten
-from champ_jax.checkpoint.weights import unflatten
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import Pipeline, on_device
 from champ_jax.nn.quantised import RANGE, SCALE, VALUES, dequantise, to_eight_bits
+from champ_jax.trees import flatten, unflatten
 
 SIXTEEN = {"bf16": np.dtype(ml_dtypes.bfloat16), "fp16": np.dtype(np.float16)}
 EIGHT = {"int8": "int8", "w8a8": "int8", "fp8": "float8_e4m3fn"}

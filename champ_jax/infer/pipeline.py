@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 
 from champ_jax.audio.load import load_audio
-from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.partial import account
 from champ_jax.convert.components import gather
 from champ_jax.convert.own_lora import read_lora
@@ -39,6 +38,7 @@ from champ_jax.models.vae_tiles import decode_tiled, encode_tiled
 from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
 from champ_jax.nn.quantised import dequantise
+from champ_jax.trees import flatten
 
 DECODE_FRAMES = 8
 PHOTOS = (1, 2, 4, 8)

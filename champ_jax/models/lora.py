@@ -12,9 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.errors import UserError
+from champ_jax.trees import flatten, unflatten
 
 LORA = "lora"
 
@@ -52,7 +52,7 @@ def new_lora(shapes: Mapping[str, Any], modules: str, rank: int, seed: int) -> d
 
 def changed_kernels(params: Mapping[str, Any]) -> set[str]:
     """The paths of the kernels that the component "lora" of nested parameters changes."""
-    return {f"{path.rpartition('/')[0]}/kernel" for path in flatten_dict(params.get(LORA, {}), sep="/")}
+    return {f"{path.rpartition('/')[0]}/kernel" for path in flatten(params.get(LORA, {}))}
 
 
 def with_lora(params: Mapping[str, Any], source: str = "this") -> Mapping[str, Any]:
@@ -73,7 +73,7 @@ def add_lora(params: Mapping[str, Any], lora: Mapping[str, Any], scale: float = 
     Sums are float32 and then rounded. Differentiable.
     Raises UserError, naming it, for a kernel that there is not or that is of another shape.
     """
-    kernels, changes = flatten_dict(params, sep="/"), flatten_dict(lora, sep="/")
+    kernels, changes = flatten(params), flatten(lora)
     for path in sorted({path.rpartition("/")[0] for path in changes}):
         down, up = (jnp.asarray(changes[f"{path}/{part}"], jnp.float32) for part in ("down", "up"))
         kernel = kernels.get(f"{path}/kernel")
@@ -83,4 +83,4 @@ def add_lora(params: Mapping[str, Any], lora: Mapping[str, Any], scale: float = 
             raise UserError(f"{source}: {path} changes a kernel of {down.shape[0]}x{up.shape[1]}, and this model's is {kernel.shape}.")
         changed = jnp.asarray(kernel, jnp.float32) + scale * (down @ up).reshape(kernel.shape)
         kernels[f"{path}/kernel"] = changed.astype(kernel.dtype)
-    return unflatten_dict(kernels, sep="/")
+    return unflatten(kernels)

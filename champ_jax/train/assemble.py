@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.partial import account
 from champ_jax.checkpoint.weights import TEACHER, save_weights
@@ -29,6 +28,7 @@ from champ_jax.parallel.multihost import barrier, is_first
 from champ_jax.train.distil import Taught
 from champ_jax.train.stages import STAGES, is_trained
 from champ_jax.train.state import TrainState
+from champ_jax.trees import flatten, unflatten
 
 Params = dict[str, Any]
 
@@ -66,7 +66,7 @@ class Assembled:
     @property
     def encoders_hash(self) -> str:
         """Names the weights of VAE and CLIP: what an encoder cache must match."""
-        return _fingerprint(flatten_dict({name: self.params[name] for name in ("vae", "clip") if name in self.params}, sep="/"))
+        return _fingerprint(flatten({name: self.params[name] for name in ("vae", "clip") if name in self.params}))
 
 
 def assemble(config, records: Records) -> Assembled:
@@ -85,11 +85,11 @@ def assemble(config, records: Records) -> Assembled:
     if (described.get("unet") or {}).get("identity"):
         described["face_id"] = _of_faces(described.get("face_id") or {}, records)
     geometry, build, graphdef, expected = _expected(described, config)
-    expected = flatten_dict(expected, sep="/")
+    expected = flatten(expected)
     if config.stage == "D":  # what is learned from is what is started from
         loaded[TEACHER] = loaded.get("denoiser", {})
     passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
-    given = flatten_dict({name: part for name, part in loaded.items() if name not in passengers}, sep="/")
+    given = flatten({name: part for name, part in loaded.items() if name not in passengers})
     fresh = _fresh(expected, given, config)
     account(
         {path: tuple(value.shape) for path, value in given.items()},
@@ -99,7 +99,7 @@ def assemble(config, records: Records) -> Assembled:
     params = {path: np.asarray(value, np.float32) for path, value in given.items()}
     if fresh:
         # Not jitted: compiling hundreds of random draws takes longer than making them one by one.
-        created = flatten_dict(split(build(ParamKeys(config.seed)))[1], sep="/")
+        created = flatten(split(build(ParamKeys(config.seed)))[1])
         params |= {path: np.asarray(created[path]) for path in fresh}
         # As in AnimateAnyone and CHAMP: both networks start alike, so that the denoiser's queries fit the photo's keys.
         twins = {path: path.replace("reference/", "denoiser/", 1) for path in fresh if path.startswith("reference/")}
@@ -110,12 +110,12 @@ def assemble(config, records: Records) -> Assembled:
     return Assembled(
         geometry,
         graphdef,
-        unflatten_dict(params, sep="/"),
+        unflatten(params),
         make_schedule(**dataclasses.asdict(geometry.schedule)),
         with_pipeline_settings(_complete(described, geometry, config.stage), config, records),
         passengers,
         frozenset(path.split("/")[0] for path in fresh),
-        _fingerprint(frozen | flatten_dict(passengers, sep="/")),
+        _fingerprint(frozen | flatten(passengers)),
     )
 
 
@@ -129,7 +129,7 @@ def assemble_abstract(config) -> Assembled:
     described = _overlay(described, config.model.to_dict(), config.init_from or "CHAMP's geometry")
     geometry, _, graphdef, expected = _expected(described, config)
     if config.get("lora"):
-        expected = {**expected, **unflatten_dict(_new_lora(flatten_dict(expected, sep="/"), config), sep="/")}
+        expected = {**expected, **unflatten(_new_lora(flatten(expected), config))}
     schedule = make_schedule(**dataclasses.asdict(geometry.schedule))
     return Assembled(geometry, graphdef, expected, schedule, described, {}, frozenset(), "")
 
@@ -303,7 +303,7 @@ def export_weights(directory: Path, state: TrainState, assembled: Assembled) -> 
     What was frozen is written as it was given: the state may hold it in less precision.
     """
     trained = fetch(state.ema)
-    params = unflatten_dict({**flatten_dict(assembled.params, sep="/"), **flatten_dict(trained, sep="/")}, sep="/")
+    params = unflatten({**flatten(assembled.params), **flatten(trained)})
     if is_first():
         whole = {name: part for name, part in {**params, **assembled.passengers}.items() if name != TEACHER}
         save_weights(directory, {LORA: trained[LORA]} if LORA in trained else whole, assembled.described)

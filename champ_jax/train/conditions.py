@@ -1,17 +1,18 @@
-"""What the denoiser is told in training: references, image token, face and guidance, with their dropouts."""
+"""What a batch of frames becomes before a diffusion loss: latents, noise, and what the denoiser is told, with its dropouts."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from champ_jax.diffusion.schedule import Schedule
+from champ_jax.diffusion import losses
+from champ_jax.diffusion.schedule import Schedule, network_input
 from champ_jax.models.animator import Animator
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.m2p import to_pixels
 from champ_jax.models.reference import reference_features
-from champ_jax.models.unet import ReferenceFeatures
+from champ_jax.models.unet import ReferenceFeatures, UNet
 from champ_jax.models.vae import latents_of, vae_latents
 from champ_jax.nn.kernels import devices, shares
 from champ_jax.pose.differentiable import FRAMES_AT_ONCE, pose_map
@@ -19,8 +20,8 @@ from champ_jax.pose.differentiable import FRAMES_AT_ONCE, pose_map
 Batch = dict[str, Any]
 
 
-class Conditions(NamedTuple):
-    """The denoiser's inputs besides noise.
+class TrainingConditions(NamedTuple):
+    """The denoiser's inputs besides noisy latents and their timesteps.
 
     context [B,1,Dc] or None; guidance [B,F,h,w,D0]; reference, its features, or None; reference_weight [B,R];
     face ([B,F or 1,n,Dc], [B] of 0/1) or None.
@@ -31,6 +32,17 @@ class Conditions(NamedTuple):
     reference: ReferenceFeatures | None
     reference_weight: jax.Array
     face: tuple[jax.Array, jax.Array] | None
+
+
+class Example(NamedTuple):
+    """What a diffusion loss is made of: clean latents and noise [B,F,h,w,C], what the denoiser is told, weights of the loss
+    [B,F,h,w,1], and the key to draw timesteps with."""
+
+    x0: jax.Array
+    noise: jax.Array
+    given: TrainingConditions
+    weights: jax.Array
+    key: jax.Array
 
 
 class MusicDriven(NamedTuple):
@@ -78,6 +90,23 @@ def music_driven(batch: Batch, outputs: dict[str, jax.Array], driven: jax.Array)
     return MusicDriven(skeleton, jnp.take_along_axis(outputs["face"], index, axis=1), driven)
 
 
+def make_example(model: Animator, batch: Batch, key: jax.Array, step: jax.Array, config, music: MusicDriven | None = None) -> Example:
+    """The example that frames or clips [B,F,...] are at this step of the run; music as in `make_conditions`."""
+    key_latents, key_noise, key_timesteps, key_conditions = jax.random.split(key, 4)
+    x0, reference_latents = batch_latents(model, batch, key_latents)
+    noise = losses.offset_noise(key_noise, x0.shape, config.loss.noise_offset)
+    scale = condition_scale(config.loss, step, config.optim.steps)
+    given = make_conditions(model, batch, reference_latents, key_conditions, config.loss, scale, music)
+    weights = losses.pixel_weights(batch["mask"], batch["face_box"], x0.shape[2:4], config.loss.person, config.loss.face_region)
+    return Example(x0, noise, given, weights, key_timesteps)
+
+
+def predict(denoiser: UNet, given: TrainingConditions, schedule: Schedule, x: jax.Array, t: jax.Array, temporal: bool = True) -> jax.Array:
+    """What a denoiser predicts, float32 [B,F,h,w,C], of noisy clips x [B,F,h,w,C] at t [B]; `temporal` False: of frames alone."""
+    seen = {"reference": given.reference, "reference_weight": given.reference_weight, "face": given.face, "temporal": temporal}
+    return denoiser(network_input(schedule, x, t), t, given.context, given.guidance, **seen).astype(jnp.float32)
+
+
 def make_conditions(
     model: Animator,
     batch: Batch,
@@ -86,7 +115,7 @@ def make_conditions(
     config,
     scale: jax.Array,
     music: MusicDriven | None = None,
-) -> Conditions:
+) -> TrainingConditions:
     """Encodes references, image token, face and guidance of a batch, with independent dropouts per sample.
 
     reference_latents [B,R,h,w,C]; scale: guidance strength; music: whose samples see its skeleton and no other map, as
@@ -121,7 +150,7 @@ def make_conditions(
     if model.face_id is not None:
         seen = keep_reference * jnp.any(batch["reference_face"] != 0, axis=-1)
         face = face_tokens(model, batch["reference_face"], context, music), seen
-    return Conditions(context, guidance, reference, weight * keep_reference[:, None], face)
+    return TrainingConditions(context, guidance, reference, weight * keep_reference[:, None], face)
 
 
 def reference_tokens(model: Animator, batch: Batch) -> jax.Array | None:

@@ -15,11 +15,11 @@ from champ_jax.diffusion import losses
 from champ_jax.diffusion.consistency import consistency
 from champ_jax.diffusion.guidance import classifier_free
 from champ_jax.diffusion.samplers import ddim_step, previous_timesteps, timesteps
-from champ_jax.diffusion.schedule import Schedule, add_noise, network_input, to_epsilon, to_x0
+from champ_jax.diffusion.schedule import Schedule, add_noise, to_epsilon, to_x0
 from champ_jax.models.animator import Animator, AnimatorConfig
 from champ_jax.models.unet import UNet
 from champ_jax.nn.policy import Policy
-from champ_jax.train import conditions as cond
+from champ_jax.train.conditions import Example, TrainingConditions, draw_timesteps, make_example, predict
 
 
 class Taught(Animator):
@@ -30,13 +30,7 @@ class Taught(Animator):
         self.teacher = UNet(config.unet, rngs, policy)
 
 
-def predict(denoiser: UNet, given: cond.Conditions, schedule: Schedule, x: jax.Array, t: jax.Array) -> jax.Array:
-    """What a denoiser predicts, float32 [B,F,h,w,C], of noisy clips x [B,F,h,w,C] at t [B]."""
-    seen = {"reference": given.reference, "reference_weight": given.reference_weight, "face": given.face}
-    return denoiser(network_input(schedule, x, t), t, given.context, given.guidance, **seen).astype(jnp.float32)
-
-
-def predict_guided(teacher: UNet, given: cond.Conditions, schedule: Schedule, x: jax.Array, t: jax.Array, scale: float) -> jax.Array:
+def predict_guided(teacher: UNet, given: TrainingConditions, schedule: Schedule, x: jax.Array, t: jax.Array, scale: float) -> jax.Array:
     """`predict` with classifier-free guidance as in sampling, where the unconditional half sees the guidance maps and no photo.
 
     At a scale of 1 that half is left out. No gradient passes.
@@ -45,7 +39,7 @@ def predict_guided(teacher: UNet, given: cond.Conditions, schedule: Schedule, x:
     if scale == 1:
         return seen
     context = None if given.context is None else jnp.zeros_like(given.context)
-    unseen = cond.Conditions(context, given.guidance, None, None, None)
+    unseen = TrainingConditions(context, given.guidance, None, None, None)
     return classifier_free(jax.lax.stop_gradient(predict(teacher, unseen, schedule, x, t)), seen, scale)
 
 
@@ -62,31 +56,32 @@ def draw_solver_steps(key: jax.Array, batch: int, schedule: Schedule, steps: int
     return jnp.asarray(visited)[index], previous[index]
 
 
-def consistency_loss(model: Taught, given, schedule: Schedule, x0, noise, weights, key, config) -> jax.Array:
+def consistency_loss(model: Taught, example: Example, schedule: Schedule, config) -> jax.Array:
     """Pseudo-Huber distance, scalar float32, between the student's clean data at t and at the teacher's next DDIM step from there.
 
-    x0, noise [B,F,h,w,C]; weights [B,F,h,w,1]. The target is the student as it is now, without gradient: improved
-    consistency training (arXiv 2310.14189) and LCM-LoRA do so, and an average would be gathered from all devices in every step.
+    config: its `loss` block. The target is the student as it is now, without gradient: improved consistency training
+    (arXiv 2310.14189) and LCM-LoRA do so, and an average would be gathered from all devices in every step.
     """
-    t, t_next = draw_solver_steps(key, x0.shape[0], schedule, config.solver_steps, config.last_step)
-    x = add_noise(schedule, x0, noise, t)
+    given = example.given
+    t, t_next = draw_solver_steps(example.key, example.x0.shape[0], schedule, config.solver_steps, config.last_step)
+    x = add_noise(schedule, example.x0, example.noise, t)
     taught = predict_guided(model.teacher, given, schedule, x, t, config.teacher_scale)
     x_next = jax.vmap(partial(ddim_step, schedule))(x, taught, t, t_next)
     # A step to clean data is its own target, whatever the network says there.
     wanted = consistency(schedule, x_next, predict(model.denoiser, given, schedule, x_next, jnp.maximum(t_next, 0)), t_next)
     made = consistency(schedule, x, predict(model.denoiser, given, schedule, x, t), t)
-    return jnp.mean(weights * losses.pseudo_huber(made - jax.lax.stop_gradient(wanted), config.huber))
+    return jnp.mean(example.weights * losses.pseudo_huber(made - jax.lax.stop_gradient(wanted), config.huber))
 
 
-def guidance_loss(model: Taught, given, schedule: Schedule, x0, noise, weights, key, config) -> jax.Array:
+def guidance_loss(model: Taught, example: Example, schedule: Schedule, config) -> jax.Array:
     """Min-SNR weighted squared error, scalar float32, of the student's prediction against the teacher's guided one; arguments as above."""
-    t = cond.draw_timesteps(key, x0.shape[0], schedule, config.last_step)
-    x = add_noise(schedule, x0, noise, t)
-    taught = predict_guided(model.teacher, given, schedule, x, t, config.teacher_scale)
-    made = predict(model.denoiser, given, schedule, x, t)
+    t = draw_timesteps(example.key, example.x0.shape[0], schedule, config.last_step)
+    x = add_noise(schedule, example.x0, example.noise, t)
+    taught = predict_guided(model.teacher, example.given, schedule, x, t, config.teacher_scale)
+    made = predict(model.denoiser, example.given, schedule, x, t)
     # What the teacher holds for clean data and noise takes the place of the true ones.
     clean, noise = to_x0(schedule, x, taught, t), to_epsilon(schedule, x, taught, t)
-    return losses.diffusion_loss(schedule, made, clean, noise, t, weights, config.snr_gamma, config.get("snr_form", "champ"))
+    return losses.diffusion_loss(schedule, made, clean, noise, t, example.weights, config.snr_gamma, config.get("snr_form", "champ"))
 
 
 LESSONS = {"consistency": consistency_loss, "guidance": guidance_loss}
@@ -96,11 +91,5 @@ NEEDS = {"consistency": ("solver_steps", "huber"), "guidance": ("snr_gamma",)}
 
 def loss_d(model: Taught, batch, key, step, config, schedule, training) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Stage D: the loss that `config.loss.distil` names, of clips [B,F,...]. Teacher and student are told the same."""
-    keys = jax.random.split(key, 4)
-    x0, reference_latents = cond.batch_latents(model, batch, keys[0])
-    noise = losses.offset_noise(keys[1], x0.shape, config.loss.noise_offset)
-    scale = cond.condition_scale(config.loss, step, config.optim.steps)
-    given = cond.make_conditions(model, batch, reference_latents, keys[3], config.loss, scale)
-    weights = losses.pixel_weights(batch["mask"], batch["face_box"], x0.shape[2:4], config.loss.person, config.loss.face_region)
-    loss = LESSONS[config.loss.distil](model, given, schedule, x0, noise, weights, keys[2], config.loss)
+    loss = LESSONS[config.loss.distil](model, make_example(model, batch, key, step, config), schedule, config.loss)
     return loss, {config.loss.distil: loss}

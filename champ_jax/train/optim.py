@@ -1,11 +1,10 @@
-"""The optimiser and the moving average of stages A, B and C."""
+"""The optimiser and the moving average of every stage."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 
 def learning_rate(config) -> optax.Schedule:
@@ -31,9 +30,8 @@ def make_optimizer(config, m2p_scale: float = 1.0) -> optax.GradientTransformati
     Matrices and kernels decay, vectors (biases, norms) do not.
     """
 
-    def scale_m2p(updates):
-        flat = flatten_dict(updates, sep="/")
-        return unflatten_dict({p: u * m2p_scale if p.startswith("m2p/") else u for p, u in flat.items()}, sep="/")
+    def scale_m2p(updates, params):
+        return {name: jax.tree.map(lambda u: u * m2p_scale, part) if name == "m2p" else part for name, part in updates.items()}
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
@@ -44,7 +42,7 @@ def make_optimizer(config, m2p_scale: float = 1.0) -> optax.GradientTransformati
             weight_decay=config.weight_decay,
             mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
         ),
-        optax.stateless(lambda updates, params: scale_m2p(updates)),
+        optax.stateless(scale_m2p),
     )
 
 

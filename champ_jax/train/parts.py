@@ -12,13 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import SingleDeviceSharding
 
 from champ_jax.parallel.ahead import Program, compile_lowered
 from champ_jax.parallel.mesh import batch_sharding
 from champ_jax.train.compiled import compile_step, loss_of
 from champ_jax.train.state import combine, state_layout
+from champ_jax.trees import flatten, unflatten
 
 ROWS = 16
 """Rows of the stand-in for activations that each device multiplies with every parameter."""
@@ -59,7 +59,7 @@ def lower_compute(config, assembled, state, batch, device):
 def groups(trained: Any) -> dict[int, dict[str, Any]]:
     """{how many parameters have its shape: {path: shape}} of one parameter of each shape."""
     alike = defaultdict(list)
-    for path, leaf in flatten_dict(trained, sep="/").items():
+    for path, leaf in flatten(trained).items():
         alike[tuple(leaf.shape)].append((path, leaf))
     by_count: dict[int, dict[str, Any]] = defaultdict(dict)
     for found in alike.values():
@@ -83,7 +83,7 @@ def lower_exchange(config, assembled, mesh, chosen: dict[str, Any]):
             total += out.astype(jnp.float32).mean()
         return total, {}
 
-    part = dataclasses.replace(assembled, params=unflatten_dict(chosen, sep="/"))
+    part = dataclasses.replace(assembled, params=unflatten(chosen))
     step, described, _ = compile_step(config, part, mesh, loss)
     widths = {_width(leaf) for leaf in chosen.values()}
     batch = {str(width): jax.ShapeDtypeStruct((ROWS * mesh.size, width), dtype) for width in widths}

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from champ_jax.diffusion import losses
-from champ_jax.diffusion.schedule import add_noise, network_input, to_x0
+from champ_jax.diffusion.schedule import add_noise, to_x0
 from champ_jax.models.animator import Animator
 from champ_jax.models.lora import LORA
-from champ_jax.models.m2p_loss import PROTOTYPE, REGRESS, m2p_losses, predict
-from champ_jax.train import conditions as cond
+from champ_jax.models.m2p_loss import PROTOTYPE, REGRESS, m2p_losses
+from champ_jax.models.m2p_loss import predict as predict_motion
+from champ_jax.train.conditions import MusicDriven, draw_timesteps, keep, make_example, music_driven, predict
 from champ_jax.train.distil import loss_d
 
 Metrics = dict[str, jax.Array]
@@ -43,7 +44,7 @@ M2P_WEIGHTS = {"regress": REGRESS, "prototype": PROTOTYPE}
 
 def m2p_loss(model: Animator, motion: dict, key: jax.Array | None, preset: str) -> tuple[jax.Array, dict, Metrics]:
     """Loss of M2P on a window of music, weighted by a preset of `M2P_WEIGHTS`, its outputs, and all terms for the log."""
-    outputs = predict(model.m2p, motion, key)
+    outputs = predict_motion(model.m2p, motion, key)
     terms = m2p_losses(outputs, motion)
     loss = sum(weight * terms[name] for name, weight in M2P_WEIGHTS[preset].items())
     return loss, outputs, {f"m2p_{name}": value for name, value in terms.items()}
@@ -55,29 +56,15 @@ def loss_a(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     return loss, metrics
 
 
-def denoising_loss(model, batch, key, step, config, schedule, music: cond.MusicDriven | None = None):
+def denoising_loss(model, batch, key, step, config, schedule, music: MusicDriven | None = None):
     """Diffusion loss of frames or clips [B,F,...]; also the predicted x0, the true one, and t, for further terms.
 
     Follows CHAMP's training loop: noise offset, min-SNR weighting, everything about the loss in float32.
     """
-    keys = jax.random.split(key, 4)
-    x0, reference_latents = cond.batch_latents(model, batch, keys[0])
-    noise = losses.offset_noise(keys[1], x0.shape, config.loss.noise_offset)
-    t = cond.draw_timesteps(keys[2], x0.shape[0], schedule, config.loss.last_step)
-    scale = cond.condition_scale(config.loss, step, config.optim.steps)
-    given = cond.make_conditions(model, batch, reference_latents, keys[3], config.loss, scale, music)
+    x0, noise, given, weights, key_timesteps = make_example(model, batch, key, step, config, music)
+    t = draw_timesteps(key_timesteps, x0.shape[0], schedule, config.loss.last_step)
     noisy = add_noise(schedule, x0, noise, t)
-    prediction = model.denoiser(
-        network_input(schedule, noisy, t),
-        t,
-        given.context,
-        given.guidance,
-        reference=given.reference,
-        reference_weight=given.reference_weight,
-        face=given.face,
-        temporal=config.stage == "C",
-    ).astype(jnp.float32)
-    weights = losses.pixel_weights(batch["mask"], batch["face_box"], x0.shape[2:4], config.loss.person, config.loss.face_region)
+    prediction = predict(model.denoiser, given, schedule, noisy, t, temporal=config.stage == "C")
     loss = losses.diffusion_loss(schedule, prediction, x0, noise, t, weights, config.loss.snr_gamma, config.loss.get("snr_form", "champ"))
     return loss, to_x0(schedule, noisy, prediction, t), x0, t
 
@@ -97,8 +84,8 @@ def loss_b(model, batch, key, step, config, schedule, training) -> tuple[jax.Arr
     pose_loss, outputs, metrics = m2p_loss(model, batch["motion"], key_m2p if training else None, config.loss.m2p)
     # A clip without music keeps its own skeleton.
     mask = batch["motion"]["music_mask"]
-    driven = (1.0 - cond.keep(key_coin, mask.shape[0], share)) * mask
-    music = cond.music_driven(batch, outputs, driven)
+    driven = (1.0 - keep(key_coin, mask.shape[0], share)) * mask
+    music = music_driven(batch, outputs, driven)
     diffusion, *_ = denoising_loss(model, batch, key_denoise, step, config, schedule, music)
     late = jnp.where(step >= start * config.optim.steps, 1.0, 0.0)
     return diffusion + late * config.loss.m2p_weight * pose_loss, {"diffusion": diffusion, "music_share": share, **metrics}

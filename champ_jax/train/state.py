@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from champ_jax.models.lora import changed_kernels
 from champ_jax.parallel.mesh import put, replicated
 from champ_jax.parallel.sharding import layout
+from champ_jax.trees import flatten, unflatten
 
 Params = dict[str, Any]
 
@@ -53,15 +53,15 @@ class TrainState(NamedTuple):
 
 def partition(params: Params, is_trained: Callable[[str], bool]) -> tuple[Params, Params]:
     """Splits nested `params` by their 'a/b/c' paths into (trained, frozen) nested dicts."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     trained = {path: value for path, value in flat.items() if is_trained(path)}
     frozen = {path: value for path, value in flat.items() if path not in trained}
-    return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
+    return unflatten(trained), unflatten(frozen)
 
 
 def combine(trained: Params, frozen: Params) -> Params:
     """Inverse of `partition`."""
-    return unflatten_dict({**flatten_dict(frozen, sep="/"), **flatten_dict(trained, sep="/")}, sep="/")
+    return unflatten({**flatten(frozen), **flatten(trained)})
 
 
 def describe_state(
@@ -76,16 +76,13 @@ def describe_state(
     kernel itself.
     """
     trained, frozen = partition(params, is_trained)
-    changed = changed_kernels(trained)
-
-    def kept(path, x):
-        exact = "/".join(key.key for key in path) in changed
-        return jax.ShapeDtypeStruct(x.shape, jnp.float32 if exact else frozen_dtype)
-
+    exact = changed_kernels(trained)
     trained = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), trained)
-    frozen = jax.tree_util.tree_map_with_path(kept, frozen)
+    kept = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32 if path in exact else frozen_dtype) for path, x in flatten(frozen).items()}
     guard = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), NEW_GUARD)
-    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), trained, frozen, jax.eval_shape(optimizer.init, trained), trained, guard)
+    return TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32), trained, unflatten(kept), jax.eval_shape(optimizer.init, trained), trained, guard
+    )
 
 
 def state_layout(described: TrainState, mesh: Mesh) -> TrainState:
@@ -111,13 +108,8 @@ def create_state(
     """State at step 0 with these parameters (nested dict of host arrays), born in its layout: no device holds it whole."""
     described = describe_state(params, is_trained, optimizer, frozen_dtype)
     shardings = state_layout(described, mesh)
-    flat = flatten_dict(params, sep="/")
-
-    def part(of: Params) -> Params:
-        return unflatten_dict({path: flat[path] for path in flatten_dict(of, sep="/")}, sep="/")
-
-    trained = put(part(described.trained), shardings.trained, described.trained)
-    frozen = put(part(described.frozen), shardings.frozen, described.frozen)
+    trained, frozen = partition(params, is_trained)
+    trained, frozen = put(trained, shardings.trained, described.trained), put(frozen, shardings.frozen, described.frozen)
     # The average starts as a copy: state buffers are donated, and one buffer cannot be donated twice.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings.ema)(trained)
     moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trained)

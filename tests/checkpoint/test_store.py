@@ -19,6 +19,7 @@ from benchmarks.bit_flips import flip
 from champ_jax.checkpoint import integrity, store
 from champ_jax.checkpoint.store import Saver, restore_newest
 from champ_jax.errors import UserError, WorkdirError
+from champ_jax.trees import flatten
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -303,7 +304,7 @@ def test_old_steps_that_cannot_be_removed_do_not_cost_the_new_one(saved, monkeyp
 
 def test_unfinished_steps_take_no_part_in_the_room_that_is_needed(saved, monkeypatch):
     """Row 6: of three checkpoints, two are there; a folder that a crash left is none."""
-    size = integrity.array_bytes(integrity.flatten(make_state()))
+    size = integrity.array_bytes(flatten(make_state()))
     usage = shutil.disk_usage(saved)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=size))
     Saver(saved, 2).check_room(abstract(make_state()))

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.checkpoint.weights import load_weights, save_weights
@@ -18,6 +17,7 @@ from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import build_pipeline, load_pipeline
 from champ_jax.models.face_id import FaceID
+from champ_jax.trees import flatten
 from tests.infer.tiny import save_tiny, tiny_config, tiny_params
 
 KINDS = ("champ", "sd-unet", "sd-vae", "animatediff", "motion-adapter")
@@ -150,7 +150,7 @@ def test_stable_animators_parts_join_a_model(exported, tmp_path):
     given = tiny_params(model, seed=3)
     write_safetensors(tmp_path / "face.safetensors", to_torch(given["face_id"], abstract(FaceID, model.face_id), FACE_LAYOUT))
     for seed, name in enumerate(("first", "second")):
-        unet = flatten_dict(tiny_params(model, seed)["denoiser"], sep="/")
+        unet = flatten(tiny_params(model, seed)["denoiser"])
         own = {path: array for path, array in unet.items() if "/id_to_" in path}
         state = {ADAPTER_LAYOUT.name(path): np.ascontiguousarray(array.T) for path, array in own.items()}
         write_safetensors(tmp_path / f"{name}.safetensors", state)

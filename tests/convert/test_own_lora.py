@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.checkpoint.weights import load_weights, save_weights
@@ -17,6 +16,7 @@ from champ_jax.convert.state import open_state
 from champ_jax.errors import UserError
 from champ_jax.models.lora import LORA, add_lora, new_lora, with_lora
 from champ_jax.train.state import describe_state
+from champ_jax.trees import flatten, unflatten
 from tests.infer.tiny import save_tiny, tiny_config
 
 IMAGE, MOTION = "denoiser/(?!.*temporal)", "denoiser/.*temporal"
@@ -31,20 +31,20 @@ def model(tmp_path_factory):
 def made(folder, model, modules, rank=2, seed=0):
     """(folder of a LoRA of a model's kernels that changes them, its changes)."""
     params, described = load_weights(model)
-    flat = new_lora(flatten_dict(params, sep="/"), modules, rank, seed)
+    flat = new_lora(flatten(params), modules, rank, seed)
     rng = np.random.default_rng(seed)
     flat = {path: 0.1 * rng.standard_normal(array.shape).astype(np.float32) for path, array in flat.items()}
-    nested = unflatten_dict(flat, sep="/")
+    nested = unflatten(flat)
     return save_weights(folder, nested, described), nested[LORA]
 
 
 def test_a_new_one_changes_nothing(model):
     params, _ = load_weights(model)
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     fresh = new_lora(flat, "denoiser/.*attn1/to_q$", 3, 0)
     assert fresh and all(path.startswith("lora/denoiser/") for path in fresh)
     assert all(np.abs(array).max() > 0 for path, array in fresh.items() if path.endswith("down"))
-    changed = with_lora({**params, **unflatten_dict(fresh, sep="/")})
+    changed = with_lora({**params, **unflatten(fresh)})
     assert changed.keys() == params.keys()
     jax.tree.map(np.testing.assert_array_equal, changed, params)
     assert with_lora(params) is params
@@ -91,7 +91,7 @@ def test_a_folder_of_ours_and_alphas_of_others(model, tmp_path):
     layers = {name.removesuffix(".lora_A.weight") for name in state if "lora_A" in name}
     write_safetensors(tmp_path / "alpha.safetensors", {**state, **{f"{name}.alpha": np.float32(1.0) for name in layers}})
     halved = read_lora(tmp_path / "alpha.safetensors", params)  # alpha 1 of rank 2
-    given, found = flatten_dict(changes, sep="/"), flatten_dict(halved, sep="/")
+    given, found = flatten(changes), flatten(halved)
     assert given.keys() == found.keys()
     for path in given:
         np.testing.assert_allclose(found[path], given[path] * (0.5 if path.endswith("up") else 1.0), rtol=1e-6)
@@ -99,7 +99,7 @@ def test_a_folder_of_ours_and_alphas_of_others(model, tmp_path):
 
 def test_what_does_not_fit_is_named(model, tmp_path):
     params, described = load_weights(model)
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     with pytest.raises(UserError, match="no kernel's path has that; one of them is"):
         new_lora(flat, "denoisr/", 2, 0)
     with pytest.raises(UserError, match="no regular expression"):
@@ -162,8 +162,8 @@ def test_a_path_with_an_equals_sign(tmp_path):
 def test_kernels_that_are_changed_keep_their_precision(model):
     """In bfloat16 a kernel swallows most of a change of a thousandth; summed in float32 and rounded once it does not."""
     params, _ = load_weights(model)
-    flat = flatten_dict(params, sep="/")
-    lora = unflatten_dict(new_lora(flat, "denoiser/mid/attention_0/attn1/to_q", 2, 0), sep="/")
+    flat = flatten(params)
+    lora = unflatten(new_lora(flat, "denoiser/mid/attention_0/attn1/to_q", 2, 0))
     described = describe_state({**params, **lora}, lambda path: path.startswith(LORA), optax.sgd(1.0), np.dtype("bfloat16"))
     kernels = described.frozen["denoiser"]["mid"]["attention_0"]["attn1"]
     assert (kernels["to_q"]["kernel"].dtype, kernels["to_k"]["kernel"].dtype) == (np.float32, np.dtype("bfloat16"))

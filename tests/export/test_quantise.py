@@ -7,8 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from champ_jax.checkpoint.integrity import flatten
-from champ_jax.checkpoint.weights import load_weights, save_weights, unflatten
+from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.cli.main import main
 from champ_jax.errors import UserError
 from champ_jax.export.calibrate import input_ranges
@@ -17,6 +16,7 @@ from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.infer.sample import initial_noise
 from champ_jax.models.lora import new_lora
 from champ_jax.nn.quantised import dequantise
+from champ_jax.trees import flatten, unflatten
 from tests.infer.tiny import SIZE, WINDOW, save_tiny, tiny_config, tiny_params
 
 # Small, because compiling is what takes the time here.

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from flax.traverse_util import flatten_dict
 
 from champ_jax.convert.arcface import ARCFACE, arcface_config
 from champ_jax.convert.arcface_onnx import arcface_state
@@ -21,6 +20,7 @@ from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.identity import FaceAttention, like_in_distribution
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
+from champ_jax.trees import flatten
 from tests.parity.formats import check_accounting, check_round_trip, filled, materialise, run
 from tests.recorded import DIRECTORY, recorded
 from tests.seeded import seeded, seeded_state
@@ -173,9 +173,9 @@ def test_adapter_size():
     blocks = tuple((f"{level}/attention_{i}", width) for level, (width, count) in widths.items() for i in range(count))
     params = abstract(IDAdapter, IDAdapterConfig(blocks, 768))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 19_169_280
-    unet = flatten_dict(abstract(UNet, UNetConfig()), sep="/")
+    unet = flatten(abstract(UNet, UNetConfig()))
     places = {path.rsplit("/", 2)[0] for path in unet if path.endswith("attn2/to_k/kernel")}
-    assert places == {path.rsplit("/", 2)[0] for path in flatten_dict(params, sep="/")}
+    assert places == {path.rsplit("/", 2)[0] for path in flatten(params)}
 
 
 def test_face_tokens_sizes():

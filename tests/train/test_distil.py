@@ -18,9 +18,10 @@ from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.models.animator import AnimatorConfig, merge
 from champ_jax.nn.quantised import to_eight_bits
 from champ_jax.parallel.chips import CHIPS
-from champ_jax.train import conditions, distil, loop
+from champ_jax.train import distil, loop
 from champ_jax.train import plan as planning
 from champ_jax.train.assemble import assemble, assemble_abstract
+from champ_jax.train.conditions import Example, TrainingConditions
 from champ_jax.train.feed import make_batches
 from champ_jax.train.interrupt import Stopped
 from champ_jax.train.stages import is_trained
@@ -72,13 +73,14 @@ def constant(schedule, value):
 @pytest.mark.parametrize(("prediction", "zero_snr"), [("v", True), ("x0", True), ("epsilon", False)])
 def test_a_consistent_student_has_nothing_to_learn(prediction, zero_snr):
     schedule = make_schedule(prediction=prediction, zero_snr=zero_snr)
-    given = conditions.Conditions(None, None, None, None, None)
+    given = TrainingConditions(None, None, None, None, None)
     noise = jax.random.normal(jax.random.key(0), (64, 2, 2, 2, 1))
+    example = Example(0.5 * jnp.ones_like(noise), noise, given, 1.0, jax.random.key(1))
     config = load_config("demo_d").loss
 
     def loss(student, teacher):
         model = SimpleNamespace(denoiser=constant(schedule, student), teacher=constant(schedule, teacher))
-        return distil.consistency_loss(model, given, schedule, 0.5 * jnp.ones_like(noise), noise, 1.0, jax.random.key(1), config)
+        return distil.consistency_loss(model, example, schedule, config)
 
     assert loss(0.5, 0.5) < 1e-4
     # Of another teacher only the last step of the solver tells it: there the target is the teacher's clean data.
@@ -105,7 +107,7 @@ def test_the_solver_visits_the_steps_that_few_steps_sample():
 def test_the_student_alone_predicts_what_the_teacher_does_with_guidance(student, loss):
     """The teacher makes 1 of a photo and 0 of none, hence 3 at a scale of 3."""
     schedule = make_schedule(prediction="x0")
-    given = conditions.Conditions(None, None, {"block": ()}, None, None)
+    given = TrainingConditions(None, None, {"block": ()}, None, None)
     x0 = jnp.zeros((4, 2, 2, 2, 1))
 
     def teacher(x, t, context, guidance, reference, **seen):
@@ -113,7 +115,7 @@ def test_the_student_alone_predicts_what_the_teacher_does_with_guidance(student,
 
     model = SimpleNamespace(denoiser=constant(schedule, student), teacher=teacher)
     config = load_config("demo_d:guidance", ["--config.loss.teacher_scale=3", "--config.loss.snr_gamma=0"]).loss
-    found = distil.guidance_loss(model, given, schedule, x0, x0, 1.0, jax.random.key(0), config)
+    found = distil.guidance_loss(model, Example(x0, x0, given, 1.0, jax.random.key(0)), schedule, config)
     assert found == pytest.approx(loss, abs=1e-6)
 
 
