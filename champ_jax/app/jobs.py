@@ -12,6 +12,7 @@ from typing import Any
 import soundfile
 
 from champ_jax.errors import UserError
+from champ_jax.infer.music import check_dances
 from champ_jax.infer.video import skeleton_path
 
 MAX_STEPS = 100
@@ -75,8 +76,7 @@ class Jobs:
 
     def __init__(self, pipe: Any, folder: Path, limits: Limits):
         """pipe: a Pipeline, of which only `config.m2p`, `kinds` and `dance` are used. Raises UserError when it cannot dance."""
-        if pipe.config.m2p is None or "dwpose" not in pipe.kinds:
-            raise UserError("this model cannot dance: it has no M2P or no dwpose encoder, and there would be nothing to try on the page")
+        check_dances(pipe)
         self.pipe, self.folder, self.limits = pipe, folder, limits
         self._one_at_a_time = threading.Lock()
         self._running: set[tuple[str, threading.Event]] = set()

@@ -28,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Samples and writes the video."""
     from champ_jax.errors import UserError
-    from champ_jax.infer.video import check_place
+    from champ_jax.infer.film import check_place
 
     if args.fps is not None and not 0.1 <= args.fps <= 1000:
         raise UserError(f"--fps is {args.fps:g}: give 0.1 to 1000")

@@ -33,7 +33,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Checks, samples, and writes the video with its song."""
     from champ_jax.errors import UserError
-    from champ_jax.infer.video import check_place
+    from champ_jax.infer.film import check_place
 
     if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")

@@ -47,10 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.audio.load import audio_blocks
     from champ_jax.cli.main import INTERRUPTED
     from champ_jax.errors import UserError
-    from champ_jax.infer.live_file import LiveVideo
+    from champ_jax.infer.film import Film, check_place
     from champ_jax.infer.pipeline import load_pipeline
     from champ_jax.infer.stream import stream
-    from champ_jax.infer.video import check_place
 
     if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")
@@ -65,12 +64,12 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     warm_up = time.perf_counter() - began
     report, stopped = Report(song), False
-    with LiveVideo(args.out, pipe.settings.fps, read_size(args.size) or pipe.settings.size, rate) as video:
-        song.heard_by = video.sound
+    with Film(args.out, read_size(args.size) or pipe.settings.size, pipe.settings.fps, rate=rate, keep=True) as film:
+        song.heard_by = film.hear
         try:
             for frame in frames:
                 report.add(frame)
-                video.frame(frame.image)
+                film.add(frame.image[None])
         except KeyboardInterrupt:
             stopped = True
         finally:

@@ -128,7 +128,8 @@ def progress(title: str, every: float = 10.0) -> Iterator[Callable[[int, int], N
 def finish(rendering, args: argparse.Namespace, audio: Path | None = None) -> int:
     """Writes the video as its frames are done and prints where it is: one line, or with --json an object; says so if the pose was
     made up, and what there is if it is interrupted."""
-    from champ_jax.infer.video import partial_path, skeleton_path
+    from champ_jax.infer.film import partial_path
+    from champ_jax.infer.video import skeleton_path
 
     out = args.out
     try:

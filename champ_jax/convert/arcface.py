@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
-from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.convert.formats import Config, Format, Shapes, one_component
+from champ_jax.convert.mapping import COUNTERS, STATISTICS, Layout
 from champ_jax.errors import UserError
 from champ_jax.models.arcface import ArcFace, ArcFaceConfig
 
@@ -20,10 +20,10 @@ LAYOUT = Layout(
         (r"/shortcut_norm/", "/downsample.1/"),
         (r"^norm_out/", "bn2/"),
         (r"\bnorm([123])/", r"bn\1/"),
-        (r"/(mean|var)$", r"/running_\1"),
+        *STATISTICS,
         (r"/slope$", "/weight"),
     ),
-    kept={"*num_batches_tracked": "counts training steps"},
+    kept=COUNTERS,
 )
 
 
@@ -42,14 +42,9 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     return {"arcface": {"layers": layers, "widths": widths, "embedding": embedding, "image_size": 16 * side, "folded": folded}}
 
 
-def arcface_config(config: Config) -> ArcFaceConfig:
-    """The geometry as `geometry` gives it, with lists for tuples."""
-    return ArcFaceConfig(**{**config, "layers": tuple(config["layers"]), "widths": tuple(config["widths"])})
-
-
 ARCFACE = Format(
     title="an IResNet of ArcFace",
     signature=("conv1.weight", "prelu.weight", "layer1.0.prelu.weight", "fc.weight", "features.running_mean"),
     geometry=geometry,
-    components=lambda config: {"arcface": Component(abstract(ArcFace, arcface_config(config["arcface"])), LAYOUT)},
+    components=one_component("arcface", ArcFace, ArcFaceConfig, LAYOUT),
 )

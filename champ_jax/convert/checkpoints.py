@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,11 @@ def export_checkpoint(
     try:
         partial.mkdir(parents=True)
         for stem, state in states.items():
+            if form == "pt":
+                write_torch(partial / names[stem], state, DTYPES.get(dtype))
+                continue
             metadata = {"format": "pt"} | ({OWN_CONFIG: json.dumps(unsaid[stem])} if unsaid[stem] else {})
-            writer: Callable = write_safetensors if form == "safetensors" else write_torch
-            writer(partial / names[stem], state, metadata, DTYPES.get(dtype))
+            write_safetensors(partial / names[stem], state, metadata, DTYPES.get(dtype))
         if described:
             (partial / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
         replace_folder(partial, out)

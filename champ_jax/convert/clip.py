@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from champ_jax.convert.formats import OWN_CONFIG, Component, Config, Format, Shapes, positive
-from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.convert.formats import OWN_CONFIG, Config, Format, Shapes, one_component, positive
+from champ_jax.convert.mapping import Layout, Rules
 from champ_jax.errors import UserError
 from champ_jax.models.clip import CLIP, CLIPConfig
 
@@ -17,22 +17,19 @@ TEXT_KEPT = {
     "text_projection.weight": "of the text half",
     "logit_scale": "scales similarities of texts and images",
 }
-LAYOUT = Layout(
-    rules=(
-        (r"^class_token$", "vision_model/embeddings/class_embedding"),
-        (r"^patch/", "vision_model/embeddings/patch_embedding/"),
-        (r"^positions$", "vision_model/embeddings/position_embedding.weight"),
-        # As the files spell it.
-        (r"^norm_in/", "vision_model/pre_layrnorm/"),
-        (r"^norm_out/", "vision_model/post_layernorm/"),
-        (r"^projection/", "visual_projection/"),
-        (r"^layer_(\d+)/", r"vision_model/encoder/layers.\1/"),
-        (r"/norm([12])/", r"/layer_norm\1/"),
-        (r"/to_(q|k|v|out)/", r"/self_attn.\1_proj/"),
-        (r"/ff_in/", "/mlp.fc1/"),
-        (r"/ff_out/", "/mlp.fc2/"),
-    ),
-    kept=KEPT,
+RULES: Rules = (
+    (r"^class_token$", "vision_model/embeddings/class_embedding"),
+    (r"^patch/", "vision_model/embeddings/patch_embedding/"),
+    (r"^positions$", "vision_model/embeddings/position_embedding.weight"),
+    # As the files spell it.
+    (r"^norm_in/", "vision_model/pre_layrnorm/"),
+    (r"^norm_out/", "vision_model/post_layernorm/"),
+    (r"^projection/", "visual_projection/"),
+    (r"^layer_(\d+)/", r"vision_model/encoder/layers.\1/"),
+    (r"/norm([12])/", r"/layer_norm\1/"),
+    (r"/to_(q|k|v|out)/", r"/self_attn.\1_proj/"),
+    (r"/ff_in/", "/mlp.fc1/"),
+    (r"/ff_out/", "/mlp.fc2/"),
 )
 FIXED = {"layer_norm_eps": 1e-5}
 CLASSES = ("clip_vision_model", "clip")
@@ -68,8 +65,7 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
 
 
 def _components(kept: Mapping[str, str]):
-    layout = Layout(LAYOUT.rules, kept=kept)
-    return lambda config: {"clip": Component(abstract(CLIP, CLIPConfig(**config["clip"])), layout)}
+    return one_component("clip", CLIP, CLIPConfig, Layout(RULES, kept=kept))
 
 
 def _transformers_config(config: Config) -> dict[str, Any]:

@@ -109,20 +109,25 @@ def gather(whole: str | Path | None, parts: Mapping[str, str | Path]) -> tuple[d
             params["denoiser"] = {}
             place(params, "denoiser", kept)
             if not kept:
-                config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}
+                config = _without(config, "temporal")
         elif name == "motion":
             params["denoiser"] = split_temporal(params.get("denoiser") or {})[0]
-            config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "temporal"}
+            config = _without(config, "temporal")
         elif name == "id_adapter":
             kept = {path: array for path, array in flatten(params.get("denoiser") or {}).items() if "/attn2/id_" not in path}
             params["denoiser"] = unflatten(kept)
-            config["unet"] = {key: value for key, value in config.get("unet", {}).items() if key != "identity"}
+            config = _without(config, "identity")
         elif name != "guidance":
             params.pop(name, None)
             config.pop(name, None)
         place(params, component, found)
         config = merge_config(config, about, str(path))
     return {name: _in_memory(part) for name, part in params.items()}, config
+
+
+def _without(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The configuration, in which nothing is said of `name` of the UNet."""
+    return {**config, "unet": {key: value for key, value in config.get("unet", {}).items() if key != name}}
 
 
 def _in_memory(part: Mapping[str, Any]) -> dict[str, Any]:

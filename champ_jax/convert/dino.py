@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-from champ_jax.convert.formats import OWN_CONFIG, Component, Config, Format, Shapes
-from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.convert.formats import OWN_CONFIG, Config, Format, Shapes, one_component
+from champ_jax.convert.mapping import Layout
 from champ_jax.errors import UserError
 from champ_jax.models.dino import DINO as DINOModel
 from champ_jax.models.dino import DINOConfig
@@ -77,17 +77,13 @@ def _tower(shapes: Shapes, layout: Layout) -> dict[str, Any]:
     return {"hidden": hidden, "intermediate": intermediate, "layers": layers, "patch": patch, "image_size": size}
 
 
-def _components(layout: Layout):
-    return lambda config: {"dino": Component(abstract(DINOModel, DINOConfig(**config["dino"])), layout)}
-
-
 DINO = Format(
     title="a vision transformer of DINO",
     signature=("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.weight"),
     # DINOv2's have layer scales and registers.
     foreign=("blocks.0.ls1.gamma", "register_tokens"),
     geometry=geometry,
-    components=_components(LAYOUT),
+    components=one_component("dino", DINOModel, DINOConfig, LAYOUT),
 )
 
 
@@ -97,7 +93,7 @@ VIT = Format(
     # DINOv2's, of transformers.
     foreign=("encoder.layer.0.layer_scale1.lambda1", "embeddings.register_tokens"),
     geometry=vit_geometry,
-    components=_components(VIT_LAYOUT),
+    components=one_component("dino", DINOModel, DINOConfig, VIT_LAYOUT),
     fixed={"hidden_act": "gelu", "qkv_bias": True},
     classes=("vit",),
 )

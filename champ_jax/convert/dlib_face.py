@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from champ_jax.checkpoint.tensors import LazyArray, in_file
-from champ_jax.convert.formats import Component, Config, Format, Shapes
-from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.convert.formats import Config, Format, Shapes, one_component
+from champ_jax.convert.mapping import Layout
 from champ_jax.errors import UserError
 from champ_jax.models.dlib_face import DlibFace, DlibFaceConfig
 
@@ -132,19 +132,9 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     return {"dlib_face": {"widths": widths, "layers": layers, "embedding": shapes["fc"][0], "image_size": 150}}
 
 
-def dlib_face_config(config: Config) -> DlibFaceConfig:
-    """The geometry as `geometry` gives it, with lists for tuples."""
-    return DlibFaceConfig(**{**config, "widths": tuple(config["widths"]), "layers": tuple(config["layers"])})
-
-
-def _components(config: Config) -> dict[str, Component]:
-    own = dlib_face_config(config["dlib_face"])
-    return {"dlib_face": Component(abstract(DlibFace, own), _layout(own))}
-
-
 DLIB_FACE = Format(
     title="dlib's face recognition network",
     signature=("conv*_down.conv.filters", "conv*_down_out.conv1.conv.filters", "fc"),
     geometry=geometry,
-    components=_components,
+    components=one_component("dlib_face", DlibFace, DlibFaceConfig, _layout),
 )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from champ_jax.convert.formats import Component, Format
-from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.convert.formats import Format, one_component
+from champ_jax.convert.mapping import COUNTERS, STATISTICS, Layout
 from champ_jax.models.raft import RAFT as RAFTModel
 from champ_jax.models.raft import RAFTConfig
 
-KEPT = {
-    "*.num_batches_tracked": "counts training batches, which inference has no use for",
-    "cnet.*.downsample.1.*": "the same module as norm3, stored twice",
-}
 LAYOUT = Layout(
     rules=(
         (r"^features/", "fnet/"),
@@ -28,9 +24,9 @@ LAYOUT = Layout(
         (r"^flow_(\d)/", r"update_block/flow_head/conv\1/"),
         (r"^mask_1/", "update_block/mask.0/"),
         (r"^mask_2/", "update_block/mask.2/"),
-        (r"/(mean|var)$", r"/running_\1"),
+        *STATISTICS,
     ),
-    kept=KEPT,
+    kept=COUNTERS | {"cnet.*.downsample.1.*": "the same module as norm3, stored twice"},
 )
 
 
@@ -38,5 +34,5 @@ RAFT = Format(
     title="RAFT (large)",
     signature=("fnet.conv1.weight", "cnet.norm1.running_mean", "update_block.gru.convz1.weight", "update_block.mask.2.weight"),
     geometry=lambda shapes, config: {"raft": {"levels": 4, "radius": 4}},
-    components=lambda config: {"raft": Component(abstract(RAFTModel, RAFTConfig(**config["raft"])), LAYOUT)},
+    components=one_component("raft", RAFTModel, RAFTConfig, LAYOUT),
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from champ_jax.checkpoint.partial import account
 from champ_jax.checkpoint.tensors import LazyArray, is_floating, lazy
-from champ_jax.convert.mapping import Layout, their_shapes, to_ours, to_torch
+from champ_jax.convert.mapping import Layout, abstract, their_shapes, to_ours, to_torch
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
@@ -28,6 +28,24 @@ class Component:
 
     shapes: Mapping[str, Any]
     layout: Layout
+
+
+def as_config(kind: Callable[..., Any], values: Config) -> Any:
+    """A model's configuration, of class `kind`, from plain values with lists for tuples."""
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def one_component(
+    name: str, model: Callable, kind: Callable[..., Any], layout: Layout | Callable[[Any], Layout]
+) -> Callable[[Config], dict[str, Component]]:
+    """`Format.components` of a file that holds one network, `model`, whose configuration of class `kind` stands under the component's
+    name; layout: of its names, or from that configuration to it."""
+
+    def components(config: Config) -> dict[str, Component]:
+        own = as_config(kind, config[name])
+        return {name: Component(abstract(model, own), layout(own) if callable(layout) else layout)}
+
+    return components
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from champ_jax.checkpoint.tensors import LazyArray
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import Component, Config, Format, Shapes, as_config
 from champ_jax.convert.mapping import Layout, abstract, their_shapes
 from champ_jax.convert.unet import TRANSFORMER
 from champ_jax.errors import UserError
@@ -48,8 +48,7 @@ def geometry(kind: str):
 
 def encoder_shapes(config: Config) -> dict[str, Any]:
     """Shapes of one encoder's parameters, as a nested dict."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in config["guidance"].items()}
-    return abstract(GuidanceEncoder, GuidanceConfig(**values))
+    return abstract(GuidanceEncoder, as_config(GuidanceConfig, config["guidance"]))
 
 
 def encoder(config: Config) -> Component:

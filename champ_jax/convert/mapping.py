@@ -26,6 +26,10 @@ Rules = Sequence[tuple[str, str | Callable[[re.Match], str]]]
 """Regular expression and replacement, applied in order to "down_0/resnet_1/conv1/kernel" and the like."""
 
 LEAVES: Rules = ((r"/kernel$", "/weight"), (r"/scale$", "/weight"))
+STATISTICS: Rules = ((r"/(mean|var)$", r"/running_\1"),)
+"""Of batch norms."""
+COUNTERS = {"*.num_batches_tracked": "counts training batches, which inference has no use for"}
+"""What batch norms keep besides, for `Layout.kept`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import Component, Config, Format, Shapes, as_config
 from champ_jax.convert.mapping import Layout, Rules, abstract
 from champ_jax.convert.motion import split_temporal
-from champ_jax.convert.unet import DIFFUSERS
+from champ_jax.convert.unet import DIFFUSERS, IN_TRANSFORMERS, LEVELS
 from champ_jax.errors import UserError
 from champ_jax.models.temporal import TemporalConfig
 from champ_jax.models.unet import UNet, UNetConfig
 
 TEMPORAL_RULES: Rules = (
-    (r"^(down|up)_(\d+)/", r"\1_blocks.\2/"),
-    (r"^mid/", "mid_block/"),
+    *LEVELS,
     (r"(_conv_\d+)/norm([1-4])/", r"\1/conv\2.0/"),
     (r"(_conv_\d+)/conv1/", r"\1/conv1.2/"),
     # From the second on there is a dropout before the convolution.
@@ -23,9 +22,7 @@ TEMPORAL_RULES: Rules = (
     (r"(temporal_(?:first|\d+))/(norm[123]|attn[12]|ff)/", r"\1/transformer_blocks.0.\2/"),
     (r"^temporal_first/", "transformer_in/"),
     (r"/temporal_(\d+)/", r"/temp_attentions.\1/"),
-    (r"/to_out/", "/to_out.0/"),
-    (r"\bff/proj/", "ff.net.0.proj/"),
-    (r"\bff/out/", "ff.net.2/"),
+    *IN_TRANSFORMERS,
 )
 GROUPS, FIRST_HEADS = 32, 8
 
@@ -57,8 +54,8 @@ def _has(shapes: Shapes, start: str) -> bool:
 
 
 def _components(config: Config) -> dict[str, Component]:
-    unet = {name: tuple(value) if isinstance(value, list) else value for name, value in config["unet"].items()}
-    spatial, temporal = split_temporal(abstract(UNet, UNetConfig(**{**unet, "temporal": TemporalConfig(**unet["temporal"])})))
+    own = as_config(UNetConfig, {**config["unet"], "temporal": TemporalConfig(**config["unet"]["temporal"])})
+    spatial, temporal = split_temporal(abstract(UNet, own))
     return {
         # Unlike Stable Diffusion 1.5's, its projections around attention are matrices.
         "denoiser": Component(spatial, Layout(DIFFUSERS.rules, r"/shortcut/")),

@@ -10,19 +10,13 @@ import numpy as np
 from champ_jax.checkpoint.tensors import LazyArray
 from champ_jax.convert.formats import Component, Config, Format, Lacking, Shapes, positive
 from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.convert.unet import IN_TRANSFORMERS, LEVELS
 from champ_jax.errors import UserError
 from champ_jax.models.temporal import TemporalConfig
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.trees import flatten, unflatten
 
-_COMMON: Rules = (
-    (r"^(down|up)_(\d+)/", r"\1_blocks.\2/"),
-    (r"^mid/", "mid_block/"),
-    (r"/block_(\d+)/", r"/transformer_blocks.\1/"),
-    (r"/to_out/", "/to_out.0/"),
-    (r"\bff/proj/", "ff.net.0.proj/"),
-    (r"\bff/out/", "ff.net.2/"),
-)
+_COMMON: Rules = (*LEVELS, (r"/block_(\d+)/", r"/transformer_blocks.\1/"), *IN_TRANSFORMERS)
 ANIMATEDIFF_LAYOUT = Layout(
     rules=(
         *_COMMON,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
-from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.convert.formats import Component, Config, Format, Shapes, one_component
+from champ_jax.convert.mapping import COUNTERS, STATISTICS, Layout, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.i3d import I3D as I3DModel
 from champ_jax.models.i3d import I3DConfig
@@ -14,8 +13,6 @@ from champ_jax.models.inception import Inception, InceptionConfig
 from champ_jax.models.lpips import NETS, Backbone, Heads, LPIPSConfig
 from champ_jax.models.resnet3d import ResNet3D, ResNet3DConfig
 
-STATISTICS: Rules = ((r"/mean$", "/running_mean"), (r"/var$", "/running_var"))
-COUNTERS = {"*.num_batches_tracked": "counts training batches, which inference has no use for"}
 CLASSIFIER = {"classifier.*": "names ImageNet's classes; perceptual distances end at the features before it"}
 
 BACKBONE = Layout(rules=((r"^conv_(\d+)/", r"features.\1/"),), kept=CLASSIFIER)
@@ -56,18 +53,13 @@ RESNET3D_LAYOUT = Layout(
 )
 
 
-def _one(name: str, layout: Layout, model: Callable, describe: Callable[..., Any]) -> Callable[[Config], dict[str, Component]]:
-    """`components` of a format with the one component `name`."""
-    return lambda config: {name: Component(abstract(model, describe(**config[name])), layout)}
-
-
 def _backbone(name: str, net: str, title: str, signature: tuple[str, ...], foreign: tuple[str, ...]) -> Format:
     return Format(
         title=title,
         signature=signature,
         foreign=foreign,
         geometry=lambda shapes, config: {name: {"net": net}},
-        components=_one(name, BACKBONE, Backbone, LPIPSConfig),
+        components=one_component(name, Backbone, LPIPSConfig, BACKBONE),
     )
 
 
@@ -132,7 +124,7 @@ INCEPTION = Format(
     signature=("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight"),
     foreign=("AuxLogits.*",),
     geometry=inception_geometry,
-    components=_one("inception", INCEPTION_LAYOUT, Inception, InceptionConfig),
+    components=one_component("inception", Inception, InceptionConfig, INCEPTION_LAYOUT),
 )
 
 
@@ -146,7 +138,7 @@ I3D = Format(
     title="I3D of Kinetics",
     signature=("Conv3d_1a_7x7.conv3d.weight", "logits.conv3d.weight"),
     geometry=i3d_geometry,
-    components=_one("i3d", I3D_LAYOUT, I3DModel, I3DConfig),
+    components=one_component("i3d", I3DModel, I3DConfig, I3D_LAYOUT),
 )
 
 
@@ -162,13 +154,9 @@ def resnet3d_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     return {"resnet3d": {"layers": layers, "width": width, "classes": _shape(shapes, "fc.weight", 2)[0]}}
 
 
-def _resnet3d_config(layers: list[int], **rest: int) -> ResNet3DConfig:
-    return ResNet3DConfig(layers=tuple(layers), **rest)
-
-
 RESNET3D = Format(
     title="a 3D ResNet of Kinetics",
     signature=("conv1.weight", "layer1.0.conv3.weight", "layer4.0.conv3.weight", "fc.weight"),
     geometry=resnet3d_geometry,
-    components=_one("resnet3d", RESNET3D_LAYOUT, ResNet3D, _resnet3d_config),
+    components=one_component("resnet3d", ResNet3D, ResNet3DConfig, RESNET3D_LAYOUT),
 )

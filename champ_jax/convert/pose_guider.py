@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from champ_jax.convert.formats import Component, Config, Format, Shapes
-from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.convert.guidance import encoder_shapes
+from champ_jax.convert.mapping import Layout
 from champ_jax.errors import UserError
-from champ_jax.models.guidance import GuidanceConfig, GuidanceEncoder
 
-RULES: Rules = ((r"^block_(\d+)/", r"blocks.\1/"),)
+LAYOUT = Layout(((r"^block_(\d+)/", r"blocks.\1/"),))
 
 
 def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
@@ -26,15 +26,10 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     return {"guidance": {"patch": 1, "channels": channels, "attention": False, "out_channels": out_channels}, "kinds": ("dwpose",)}
 
 
-def _components(config: Config) -> dict[str, Component]:
-    own = GuidanceConfig(**{**config["guidance"], "channels": tuple(config["guidance"]["channels"])})
-    return {"guidance/dwpose": Component(abstract(GuidanceEncoder, own), Layout(RULES))}
-
-
 POSE_GUIDER = Format(
     title="a pose guider of AnimateAnyone",
     signature=("conv_in.weight", "blocks.0.weight", "conv_out.weight"),
     foreign=("attentions.*", "guidance_attention.*", "controlnet_*", "*_blocks.*"),
     geometry=geometry,
-    components=_components,
+    components=lambda config: {"guidance/dwpose": Component(encoder_shapes(config), LAYOUT)},
 )

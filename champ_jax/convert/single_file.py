@@ -24,12 +24,9 @@ def _sd_geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
 
 def _sd_components(config: Config) -> dict[str, Component]:
     denoiser = unet.components("denoiser")(config)["denoiser"].shapes
-    autoencoder = vae.DIFFUSERS_COMPONENTS(config)["vae"].shapes
     layout = unet.original_layout(config)
-    return {
-        "denoiser": Component(denoiser, Layout(layout.rules, layout.pointwise, SD_KEPT)),
-        "vae": Component(autoencoder, vae.original_layout(config, VAE_PREFIX.replace(".", "/"))),
-    }
+    autoencoder = vae.original_components(VAE_PREFIX.replace(".", "/"))(config)
+    return {"denoiser": Component(denoiser, Layout(layout.rules, layout.pointwise, SD_KEPT)), **autoencoder}
 
 
 STABLE_DIFFUSION = Format(

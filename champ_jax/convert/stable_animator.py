@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
+from champ_jax.convert.formats import Component, Config, Format, Shapes, one_component
 from champ_jax.convert.mapping import Layout, abstract
+from champ_jax.convert.unet import LEVELS
 from champ_jax.errors import UserError
 from champ_jax.models.face_id import FaceID, FaceIDConfig, IDAdapter, IDAdapterConfig
 
@@ -29,8 +30,7 @@ FACE_LAYOUT = Layout(
 )
 ADAPTER_LAYOUT = Layout(
     rules=(
-        (r"^(down|up)_(\d+)/", r"\1_blocks.\2/"),
-        (r"^mid/", "mid_block/"),
+        *LEVELS,
         (r"/attention_(\d+)/attn2/", r"/attentions.\1.transformer_blocks.0.attn2.processor/"),
     )
 )
@@ -87,7 +87,7 @@ FACE_ID = Format(
     title="StableAnimator's face encoder",
     signature=("proj.0.weight", "proj.2.weight", "fusion_model.proj_in.weight", "fusion_model.layers.0.0.to_kv.weight"),
     geometry=face_geometry,
-    components=lambda config: {"face_id": Component(abstract(FaceID, FaceIDConfig(**config["face_id"])), FACE_LAYOUT)},
+    components=one_component("face_id", FaceID, FaceIDConfig, FACE_LAYOUT),
 )
 ID_ADAPTER = Format(
     title="StableAnimator's identity adapter",

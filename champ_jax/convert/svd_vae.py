@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes
-from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.convert.formats import Config, Format, Shapes, one_component
+from champ_jax.convert.mapping import Layout, Rules
+from champ_jax.convert.vae import DIFFUSERS
 from champ_jax.errors import UserError
 from champ_jax.models.temporal_vae import TemporalVAE, TemporalVAEConfig
 
 RULES: Rules = (
-    (r"/(down|up)_(\d+)/", r"/\1_blocks.\2/"),
-    (r"/mid/", "/mid_block/"),
-    (r"/resnet_(\d+)/", r"/resnets.\1/"),
+    *DIFFUSERS.rules,
     (r"/(spatial|temporal)/", r"/\1_res_block/"),
     (r"/mix$", "/time_mixer.mix_factor"),
-    (r"/attention/norm/", "/attention/group_norm/"),
-    (r"/attention/", "/attentions.0/"),
-    (r"/to_out/", "/to_out.0/"),
-    (r"/shortcut/", "/conv_shortcut/"),
-    (r"/(down|up)sample/", r"/\1samplers.0.conv/"),
-    (r"/norm_out/", "/conv_norm_out/"),
     (r"/conv_frames/", "/time_conv_out/"),
 )
 NEVER_CALLED = "of the decoder's middle, which calls two blocks and, only between them, the attention"
@@ -39,17 +32,16 @@ def geometry(shapes: Shapes, config: Config) -> dict[str, Any]:
     return {"temporal_vae": {"channels": channels, "layers": layers, "groups": 32, "latent_channels": latent_channels, "scaling": scaling}}
 
 
-def _components(config: Config) -> dict[str, Component]:
-    own = TemporalVAEConfig(**{**config["temporal_vae"], "channels": tuple(config["temporal_vae"]["channels"])})
+def _layout(own: TemporalVAEConfig) -> Layout:
     kept = {f"decoder.mid_block.resnets.{i}.*": NEVER_CALLED for i in range(2, own.layers)}
     if own.layers == 1:
         kept["decoder.mid_block.attentions.*"] = NEVER_CALLED
-    return {"temporal_vae": Component(abstract(TemporalVAE, own), Layout(RULES, r"/shortcut/|^quant_conv/", kept))}
+    return Layout(RULES, r"/shortcut/|^quant_conv/", kept)
 
 
 SVD_VAE = Format(
     title="the autoencoder of Stable Video Diffusion",
     signature=("encoder.conv_in.weight", "decoder.time_conv_out.weight", "decoder.up_blocks.*.time_mixer.mix_factor"),
     geometry=geometry,
-    components=_components,
+    components=one_component("temporal_vae", TemporalVAE, TemporalVAEConfig, _layout),
 )

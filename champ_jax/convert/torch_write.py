@@ -18,19 +18,17 @@ from champ_jax.files import atomic_file
 CLASSES = {np.dtype(dtype): f"{name}Storage" for name, dtype in STORAGES.items() if name != "Untyped"}
 
 
-def write_torch(path: Path, state: Mapping[str, LazyArray], metadata: Mapping[str, str] | None = None, dtype: Any = None) -> None:
+def write_torch(path: Path, state: Mapping[str, LazyArray], dtype: Any = None) -> None:
     """Writes {name: array} as a dict of tensors; the file appears under its name only when it is whole.
 
     Args:
       path: where to.
       state: name to array, read one at a time.
-      metadata: not stored: the format has no place for it.
       dtype: what floating-point tensors are stored as; as they come by default.
 
     Raises:
       UserError: a dtype that the format does not know (8-bit floats).
     """
-    del metadata
     arrays = {name: lazy(array) for name, array in state.items()}
     stored = {name: np.dtype(dtype) if dtype is not None and is_floating(array.dtype) else array.dtype for name, array in arrays.items()}
     unknown = sorted({str(kind) for kind in stored.values()} - {str(kind) for kind in CLASSES})

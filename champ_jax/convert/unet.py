@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes, positive
+from champ_jax.convert.formats import Component, Config, Format, Shapes, as_config, positive
 from champ_jax.convert.mapping import Layout, Rules, abstract
 from champ_jax.errors import UserError
 from champ_jax.models.unet import UNet, UNetConfig
 
+LEVELS: Rules = ((r"^(down|up)_(\d+)/", r"\1_blocks.\2/"), (r"^mid/", "mid_block/"))
+IN_TRANSFORMERS: Rules = ((r"/to_out/", "/to_out.0/"), (r"\bff/proj/", "ff.net.0.proj/"), (r"\bff/out/", "ff.net.2/"))
 TRANSFORMER: Rules = (
     (r"^(.*attention(?:_\d+)?)/(norm[123]|attn[12]|ff)/", r"\1/transformer_blocks.0.\2/"),
-    (r"/to_out/", "/to_out.0/"),
-    (r"\bff/proj/", "ff.net.0.proj/"),
-    (r"\bff/out/", "ff.net.2/"),
+    *IN_TRANSFORMERS,
 )
 DIFFUSERS = Layout(
     rules=(
         *TRANSFORMER,
-        (r"^(down|up)_(\d+)/", r"\1_blocks.\2/"),
-        (r"^mid/", "mid_block/"),
+        *LEVELS,
         (r"/(resnet|attention)_(\d+)/", r"/\1s.\2/"),
         (r"/time_proj/", "/time_emb_proj/"),
         (r"/shortcut/", "/conv_shortcut/"),
@@ -77,10 +76,9 @@ def _measure(shapes: Shapes, layout: Layout, levels: int, layers: int) -> dict[s
 
 def unet_config(config: Config, **changes: Any) -> UNetConfig:
     """The geometry under "unet" without temporal modules."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in config["unet"].items()}
-    if added := [name for name in ("identity", "style", "coarse") if values.get(name)]:
+    if added := [name for name in ("identity", "style", "coarse") if config["unet"].get(name)]:
         raise UserError(f"this model's denoiser has {', '.join(added)}, and the format has no place for what that adds.")
-    return UNetConfig(**values | {"temporal": None, "remat": False} | changes)
+    return as_config(UNetConfig, {**config["unet"], "temporal": None, "remat": False, **changes})
 
 
 def components(component: str):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from champ_jax.convert.formats import Component, Config, Format, Shapes, positive
-from champ_jax.convert.mapping import Layout, Rules, abstract
+from champ_jax.convert.formats import Config, Format, Shapes, as_config, one_component, positive
+from champ_jax.convert.mapping import Layout, Rules
 from champ_jax.errors import UserError
 from champ_jax.models.vae import VAE, VAEConfig
 
@@ -43,9 +44,9 @@ def original_rules(levels: int, prefix: str = "") -> Rules:
     )
 
 
-def original_layout(config: Config, prefix: str = "") -> Layout:
-    """The original file's layout of a VAE of this geometry."""
-    return Layout(original_rules(len(config["vae"]["channels"]), prefix), POINTWISE + r"|/attention/to_")
+def original_components(prefix: str = ""):
+    """Of the original file, or the part of a single file whose names begin with `prefix`."""
+    return _components(lambda own: Layout(original_rules(len(own.channels), prefix), POINTWISE + r"|/attention/to_"))
 
 
 def _geometry(layout_of_one_level: Layout):
@@ -82,20 +83,8 @@ def _geometry(layout_of_one_level: Layout):
     return geometry
 
 
-def vae_config(config: Config) -> VAEConfig:
-    """The geometry under "vae"."""
-    return VAEConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in config["vae"].items()})
-
-
-def _components(layout: Layout):
-    return lambda config: {"vae": Component(abstract(VAE, vae_config(config)), layout)}
-
-
-DIFFUSERS_COMPONENTS = _components(DIFFUSERS)
-
-
-def _original_components(config: Config) -> dict[str, Component]:
-    return {"vae": Component(abstract(VAE, vae_config(config)), original_layout(config))}
+def _components(layout: Layout | Callable[[VAEConfig], Layout]):
+    return one_component("vae", VAE, VAEConfig, layout)
 
 
 original_geometry = _geometry(Layout(original_rules(1)))
@@ -112,7 +101,7 @@ def _is_convolution(shapes: Shapes) -> bool:
 
 def _diffusers_config(config: Config) -> dict[str, Any]:
     """What diffusers' AutoencoderKL.from_pretrained wants."""
-    vae = vae_config(config)
+    vae = as_config(VAEConfig, config["vae"])
     levels = len(vae.channels)
     return {
         "_class_name": "AutoencoderKL",
@@ -166,5 +155,5 @@ ORIGINAL_SD_VAE = Format(
     "a VAE of Stable Diffusion (original)",
     ("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight", "encoder.mid.attn_1.q.weight", "quant_conv.weight"),
     original_geometry,
-    _original_components,
+    original_components(),
 )

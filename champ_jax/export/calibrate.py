@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.infer.pipeline import Functions, Pipeline
+from champ_jax.infer.functions import Functions
+from champ_jax.infer.pipeline import Pipeline
 from champ_jax.models.animator import abstract_model, split
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from champ_jax.diffusion.samplers import make_steps, timesteps
 from champ_jax.diffusion.schedule import network_input, to_x0
 from champ_jax.errors import UserError
-from champ_jax.infer.music import HOMING
+from champ_jax.infer.music import homing
 from champ_jax.infer.photo import MAX_PHOTOS
 from champ_jax.infer.pipeline import DECODE_FRAMES, Pipeline
 from champ_jax.models.animator import AnimatorConfig, abstract_model, merge
@@ -266,7 +266,7 @@ class _Maker:
         self.add("vae_decode", run, {"latents": self.array(self.shapes.decoded, *latents.shape[2:])})
 
     def m2p(self) -> None:
-        """One window of the dance in pixels, as infer.music's `_run_window`: it starts in a pose and walks half way home."""
+        """One window of the dance in pixels, as `infer.music.dance_window`: it starts in a pose and walks half way home."""
         config, window = self.config.m2p, self.settings.motion_window
 
         def run(model, x):
@@ -276,9 +276,7 @@ class _Maker:
             start = to_torso(x["start_keypoints"][None], info)
             outputs = model.m2p(x["music"][None], start, x["start_confidence"][None], x["photo_face"][None])
             keypoints, confidence = to_pixels(outputs, jax.tree.map(operator.itemgetter(None), info))
-            ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(window) / max(window - 1, 1))
-            way = HOMING * (photo.root - own.root)
-            moved = keypoints[0] + ramp.astype(np.float32)[:, None, None] * way
+            moved = keypoints[0] + homing(window).astype(np.float32)[:, None, None] * (photo.root - own.root)
             return {"keypoints": moved, "confidence": confidence[0], "face": outputs["face"][0]}
 
         pose, sure = self.array(sk.J, 2), self.array(sk.J)

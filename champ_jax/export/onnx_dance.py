@@ -20,13 +20,11 @@ import onnxruntime
 from champ_jax.audio.features import features
 from champ_jax.audio.load import load_audio
 from champ_jax.errors import UserError
-from champ_jax.infer.chain import chain_windows
+from champ_jax.infer.chain import fitted_dance, poses_shown
 from champ_jax.infer.photo import Photo, load_photo
 from champ_jax.infer.video import write_video
 from champ_jax.infer.wavefront import make_plan
-from champ_jax.pose import skeleton as sk
 from champ_jax.pose.draw import draw_clip
-from champ_jax.pose.retarget import keep_inside, retarget, start_from
 
 
 class Graphs:
@@ -69,8 +67,7 @@ def dance(folder: Path, image, song, seconds: float | None = None, pose=None, se
     audio, rate = load_audio(song)
     duration = min(seconds or math.inf, len(audio) / rate)
     keypoints, confidence = dance_keypoints(graphs, photo, audio, rate, duration)
-    count = max(1, math.floor(duration * about["fps"] + 1e-6))
-    shown = np.minimum(np.round(np.arange(count) * about["motion_fps"] / about["fps"]).astype(int), len(keypoints) - 1)
+    shown = poses_shown(duration, about["fps"], about["motion_fps"], len(keypoints))
     skeleton = draw_clip(keypoints[shown], confidence[shown], tuple(about["size"]))
     return render(graphs, photo, {"dwpose": skeleton}, seed), about["fps"]
 
@@ -78,8 +75,6 @@ def dance(folder: Path, image, song, seconds: float | None = None, pose=None, se
 def dance_keypoints(graphs: Graphs, photo: Photo, audio: np.ndarray, rate: int, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints [T,J,2] in pixels and confidence [T,J] at `motion_fps`, for the beginning of a song f32 [S] at `rate` Hz."""
     about = graphs.manifest
-    if not (photo.confidence[[sk.NECK, sk.RIGHT_SHOULDER, sk.LEFT_SHOULDER]] >= sk.THRESHOLD).all():
-        raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
     fps, window = about["motion_fps"], about["motion_window"]
     music = features(audio, rate, fps, about["music_spec"])[: max(1, math.ceil(seconds * fps - 1e-6))]
     width = about["graphs"]["m2p"]["inputs"]["photo_face"]["shape"]
@@ -93,10 +88,7 @@ def dance_keypoints(graphs: Graphs, photo: Photo, audio: np.ndarray, rate: int, 
         )  # fmt: skip
         return found["keypoints"][: len(part)], found["confidence"][: len(part)]
 
-    reference = (photo.keypoints, photo.confidence)
-    keypoints, confidence = chain_windows(run, music, *reference, window, max(window // 2, 1))
-    keypoints = start_from(retarget(keypoints, confidence, *reference), *reference, fps)
-    return keep_inside(keypoints, confidence, *reference, tuple(about["size"]), fps), confidence
+    return fitted_dance(run, music, photo.keypoints, photo.confidence, tuple(about["size"]), fps, window)
 
 
 def render(graphs: Graphs, photo: Photo, maps: dict[str, np.ndarray], seed: int = 0) -> np.ndarray:

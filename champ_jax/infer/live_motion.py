@@ -7,6 +7,7 @@ import numpy as np
 
 from champ_jax.audio.streaming import MusicStream
 from champ_jax.errors import UserError
+from champ_jax.infer.chain import check_shoulders
 from champ_jax.infer.music import Motion, compiled_m2p, dance_window
 from champ_jax.infer.photo import Photo
 from champ_jax.pose import skeleton as sk
@@ -23,7 +24,7 @@ class LiveMotion:
 
     Every hop M2P dances a whole window that ends with the newest sound, from the pose that the dance had at the window's first frame. Its
     last hop + ahead frames count: the first `ahead` of them fade over from what the last window expected, the last `ahead` are expected
-    in turn. Then the dance is fitted to the photo's person as in `music.dance_keypoints`, looking at the past alone.
+    in turn. Then the dance is fitted to the photo's person as in `chain.fitted_dance`, looking at the past alone.
     """
 
     def __init__(self, pipeline: Any, photo: Photo, face: np.ndarray | None, rate: int, hop: int, ahead: int):
@@ -31,8 +32,7 @@ class LiveMotion:
 
         Raises UserError for a photo without shoulders, a rate that is none, and a hop beyond the window."""
         settings, config = pipeline.settings, pipeline.config.m2p
-        if not (photo.confidence[[sk.NECK, sk.RIGHT_SHOULDER, sk.LEFT_SHOULDER]] >= sk.THRESHOLD).all():
-            raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
+        check_shoulders(photo.confidence)
         if not 1 <= hop < settings.motion_window - ahead or ahead < 0:
             raise UserError(f"hop {hop}, ahead {ahead}: together they must be shorter than M2P's window of {settings.motion_window} frames")
         self.fps, self.window, self.hop, self.ahead = settings.motion_fps, settings.motion_window, hop, ahead

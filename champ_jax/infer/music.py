@@ -10,13 +10,11 @@ from flax import nnx
 
 from champ_jax.audio.features import features
 from champ_jax.errors import UserError
-from champ_jax.infer.chain import chain_windows
+from champ_jax.infer.chain import fitted_dance
 from champ_jax.infer.photo import Photo
 from champ_jax.models.animator import merge
 from champ_jax.models.m2p import M2P, M2PConfig, to_pixels
-from champ_jax.pose import skeleton as sk
 from champ_jax.pose.normalise import NormInfo, anchor, to_torso
-from champ_jax.pose.retarget import keep_inside, retarget, start_from
 
 HOMING = 0.5  # share of the way back to the photo's place that a window walks
 
@@ -27,6 +25,12 @@ class Motion(NamedTuple):
     keypoints: np.ndarray
     confidence: np.ndarray
     face: np.ndarray
+
+
+def check_dances(model: Any) -> None:
+    """Raises UserError for a `Pipeline` without M2P or skeleton guidance."""
+    if model.config.m2p is None or "dwpose" not in model.kinds:
+        raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; animate with guidance maps instead")
 
 
 def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int, seconds: float) -> Motion:
@@ -59,8 +63,8 @@ def dance_keypoints(
     """Dances to any length of music.
 
     Windows follow each other: each starts in the pose that the last one has at its first frame, as M2P learned it,
-    and where they overlap one fades into the other. The result has the bones of the photo's
-    person, starts in the photo's pose and stays inside the frame.
+    and where they overlap one fades into the other. The result has the bones of the photo's person, starts in the photo's
+    pose and stays inside the frame.
 
     Args:
         config, params: M2P's geometry and parameters (nested dict).
@@ -71,16 +75,9 @@ def dance_keypoints(
     Raises:
         UserError: features or face of another width than the model's, or a photo without a visible body.
     """
-    seen = reference_confidence >= sk.THRESHOLD
-    if not seen[[sk.NECK, sk.RIGHT_SHOULDER, sk.LEFT_SHOULDER]].all():
-        raise UserError("the photo's pose shows no shoulders: give a photo of the upper body at least, with its pose")
     photo = anchor(reference_keypoints, reference_confidence)
     run = functools.partial(dance_window, compiled_m2p(config), params, reference_face, photo)
-    keypoints, confidence, face = chain_windows(run, music, reference_keypoints, reference_confidence, window, max(window // 2, 1))
-    reference = (reference_keypoints, reference_confidence)
-    keypoints = retarget(keypoints, confidence, *reference)
-    keypoints = start_from(keypoints, *reference, fps)
-    return Motion(keep_inside(keypoints, confidence, *reference, size, fps), confidence, face)
+    return Motion(*fitted_dance(run, music, reference_keypoints, reference_confidence, size, fps, window))
 
 
 def dance_window(function, params, face, photo: NormInfo, music, start, confidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,10 +90,14 @@ def dance_window(function, params, face, photo: NormInfo, music, start, confiden
     info = NormInfo(own.root, photo.torso)
     outputs = function(params, music[None], np.asarray(to_torso(start[None], info)), confidence[None], face[None])
     keypoints, sure = to_pixels(outputs, jax.tree.map(lambda x: x[None], info))
-    # Steps of many windows would add up to a walk out of the frame.
-    way = HOMING * (np.asarray(photo.root) - np.asarray(own.root))
-    ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(len(music)) / max(len(music) - 1, 1))
-    return np.asarray(keypoints[0]) + ramp[:, None, None] * way, np.asarray(sure[0]), np.asarray(outputs["face"][0])
+    way = np.asarray(photo.root) - np.asarray(own.root)
+    return np.asarray(keypoints[0]) + homing(len(music))[:, None, None] * way, np.asarray(sure[0]), np.asarray(outputs["face"][0])
+
+
+def homing(frames: int) -> np.ndarray:
+    """The share of the way back to the photo's place that a window's frames have walked, f64 [F]: steps of many windows would add up
+    to a walk out of the frame."""
+    return HOMING * (0.5 - 0.5 * np.cos(np.pi * np.arange(frames) / max(frames - 1, 1)))
 
 
 @functools.cache

@@ -11,31 +11,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from champ_jax.audio.load import load_audio
 from champ_jax.checkpoint.partial import account
 from champ_jax.convert.components import gather
 from champ_jax.convert.own_lora import read_lora
 from champ_jax.data.estimate.faces import FaceModel
-from champ_jax.diffusion.schedule import Schedule, make_schedule, network_input
+from champ_jax.diffusion.schedule import make_schedule
 from champ_jax.errors import UserError
+from champ_jax.infer.chain import poses_shown
+from champ_jax.infer.functions import Functions
 from champ_jax.infer.maps import DrawnMaps, open_guidance, open_instances
 from champ_jax.infer.mix import MUSIC_SHARE, Maps, mix_with_music, whole
-from champ_jax.infer.music import music_to_pose
+from champ_jax.infer.music import check_dances, music_to_pose
 from champ_jax.infer.people import Person, check_instances, who
 from champ_jax.infer.photo import load_photos
 from champ_jax.infer.rendering import Rendering
 from champ_jax.infer.ring import FrameConditions, Seen, on_each_device, window_mesh
 from champ_jax.infer.sample import SampleSettings, check_seed, initial_noise, make_table, sample_frames
 from champ_jax.infer.video import Video
-from champ_jax.models.animator import AnimatorConfig, Params, abstract_model, merge
-from champ_jax.models.clip import clip_resize
-from champ_jax.models.guidance import fuse_guidance
+from champ_jax.models.animator import AnimatorConfig, Params, abstract_model
 from champ_jax.models.lora import add_lora
-from champ_jax.models.reference import project_reference, reference_features
-from champ_jax.models.vae_tiles import decode_tiled, encode_tiled
-from champ_jax.nn.kernels import shares
 from champ_jax.nn.policy import Policy
 from champ_jax.nn.quantised import dequantise
 from champ_jax.trees import flatten
@@ -43,8 +39,6 @@ from champ_jax.trees import flatten
 DECODE_FRAMES = 8
 PHOTOS = (1, 2, 4, 8)
 """Numbers of photos that programs are compiled for; others are filled up with photos that count nothing."""
-TILE, TILE_OVERLAP = 768, 128
-"""Pixels: pictures beyond the largest that CHAMP is trained on go through the autoencoder in tiles."""
 Progress = Callable[[int, int], None]
 
 
@@ -205,8 +199,7 @@ class Pipeline:
         dance at the rate `motion_fps`, keypoints [T,J,2] in pixels and confidence [T,J], and where the photo's pose came from.
         Raises UserError for a photo or song that cannot be used, and for models without M2P or skeleton guidance.
         """
-        if self.config.m2p is None or "dwpose" not in self.kinds:
-            raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; animate with guidance maps instead")
+        check_dances(self)
         if seconds is not None and not 0 < seconds < math.inf:
             raise UserError(f"seconds is {seconds}: give more than 0, or leave it away to dance to the whole song")
         began = time.perf_counter()
@@ -222,7 +215,7 @@ class Pipeline:
         duration = min(seconds or math.inf, len(audio) / rate)
         person = who(photos, photo_weights, face)
         motion = music_to_pose(self, dataclasses.replace(photos[0], face=person.face), audio, rate, duration)
-        shown = self._video_frames(duration, len(motion.keypoints))
+        shown = poses_shown(duration, self.settings.fps, self.settings.motion_fps, len(motion.keypoints))
         skeleton = DrawnMaps(motion.keypoints[shown], motion.confidence[shown], size)
         maps = whole({"music": skeleton})
         if guidance is not None:
@@ -235,12 +228,6 @@ class Pipeline:
         }  # fmt: skip
         frames = self._frames(person, maps, seed, settings, on_progress)
         return Rendering(frames, maps.count, size, self.settings.fps, skeleton, metadata, began)
-
-    def _video_frames(self, seconds: float, poses: int) -> np.ndarray:
-        """Which of `poses` at motion_fps each video frame shows, int [F]; F = the whole frames in `seconds`, at least 1."""
-        count = max(1, math.floor(seconds * self.settings.fps + 1e-6))
-        index = np.round(np.arange(count) * self.settings.motion_fps / self.settings.fps).astype(int)
-        return np.minimum(index, poses - 1)
 
     def _frames(self, person: Person, maps: Maps, seed: int, settings: SampleSettings, on_progress) -> Iterator[np.ndarray]:
         """Frames u8 [m,H,W,3] of guidance maps, as they are done."""
@@ -321,74 +308,6 @@ class Pipeline:
                     f"guidance {kind} is {maps.dtype}{list(maps.shape)}: expected uint8 [{count or 'frames'},"
                     f"{size[0]},{size[1]},3], at least one frame and equally many of each kind"
                 )
-
-
-class Functions:
-    """The compiled parts of a pipeline, each a pure function of the parameters and plain arrays."""
-
-    def __init__(self, config: AnimatorConfig, graphdef: nnx.GraphDef, schedule: Schedule):
-        step = config.vae.downsampling
-        tile, overlap = TILE // step * step, TILE_OVERLAP // step * step
-
-        def encode_photos(params, images, skeletons, weights):
-            """u8 [R,H,W,3] each, [R] -> ({"reference": projected [1,...], "weight": [1,R]}, the photos' image tokens [1,R,1,Dc] or
-            None, and their mean [1,1,Dc] or None)."""
-            model = merge(graphdef, params)
-            mean, _ = encode_tiled(model.vae, images.astype(jnp.float32) / 127.5 - 1, tile, overlap)
-            latents = mean[None] * config.vae.scaling
-            tokens = context = None
-            if config.unet.context_dim is not None:
-                tokens = jnp.zeros((1, len(images), 1, config.unet.context_dim))
-            if model.clip is not None:
-                tokens = model.clip(clip_resize(images, config.clip.image_size))[None, :, None]
-            if tokens is not None:
-                context = (tokens * shares(weights[None])[:, :, None, None]).sum(axis=1)
-            if model.reference is None:
-                return {}, tokens, context
-            pose = None
-            if config.reference_pose:
-                pose = model.guidance["dwpose"](skeletons.astype(jnp.float32)[None] / 255)
-            features = reference_features(model.reference, latents, tokens, pose, coarse=bool(config.unet.coarse))
-            return {"reference": project_reference(model.denoiser, features), "weight": weights[None]}, tokens, context
-
-        def encode_guidance(params, strength, maps, weights):
-            """u8 [F,G,H,W,3] with the maps of the model's kinds along G, then the skeleton of the music if there is dwpose, and
-            f32 [F,G], what each counts -> [F,h,w,D0], times `strength`. A kind that counts nothing costs nothing."""
-            model = merge(graphdef, params)
-
-            def encode(kind, i):
-                run = lambda x: model.guidance[kind](x.astype(jnp.float32)[None] / 255)  # noqa: E731
-                nothing = lambda x: jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), jax.eval_shape(run, x))  # noqa: E731
-                return jax.lax.cond((weights[:, i] != 0).any(), run, nothing, maps[:, i])
-
-            encoded = {kind: encode(kind, i) for i, kind in enumerate(config.kinds)}
-            counts = {kind: weights[None, :, i] for i, kind in enumerate(config.kinds)}
-            music = (encode("dwpose", -1), weights[None, :, -1]) if "dwpose" in config.kinds else None
-            as_it_is = dict.fromkeys(config.kinds, lambda x: x)
-            return strength * fuse_guidance(as_it_is, encoded, counts, model.fusion, music)[0]
-
-        def encode_face(params, faces, context):
-            """Faces [F,E], context [1,1,Dc] -> tokens [F,n,Dc]."""
-            return merge(graphdef, params).face_id(faces, jnp.repeat(context, len(faces), 0))
-
-        def denoise(params, latents, t, context, guidance, person, frames, deep=None, return_deep=False):
-            person, frames = person or {}, frames or {}
-            face = (frames["face"], jnp.ones(len(latents))) if "face" in frames else None
-            return merge(graphdef, params).denoiser(
-                network_input(schedule, latents, t), t, context, guidance, person.get("reference"),
-                frames.get("weight", person.get("weight")), face, deep=deep, return_deep=return_deep,
-            )  # fmt: skip
-
-        def decode(params, latents):
-            """[F,h,w,C] -> u8 [F,H,W,3]."""
-            images = decode_tiled(merge(graphdef, params).vae, latents / config.vae.scaling, tile, overlap)
-            return jnp.round(jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8)
-
-        self.encode_photos = jax.jit(encode_photos)
-        self.encode_face = jax.jit(encode_face)
-        self.encode_guidance = jax.jit(encode_guidance)
-        self.denoise = denoise
-        self.decode = jax.jit(decode)
 
 
 def load_pipeline(

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax.infer.video import MIN_SIDE, Film, Video, partial_path, skeleton_path, write_beside
+from champ_jax.infer.film import MIN_SIDE, Film
+from champ_jax.infer.video import Video, skeleton_path, write_beside
 
 
 class Rendering:
@@ -45,13 +46,10 @@ class Rendering:
         """As `Video.save`, writing frames as they are done. Stopped by an exception, Ctrl-C for one, it leaves what there is of
         the videos so far as NAME.partial.mp4, which can be played."""
         with contextlib.ExitStack() as stack:
-            shape = (self.size, self.fps, audio, min_side, True)
-            film = stack.enter_context(Film(path, *shape))
-            beside = None if self.skeleton is None else stack.enter_context(Film(skeleton_path(path), *shape))
+            films = [path] if self.skeleton is None else [path, skeleton_path(path)]
+            film, *beside = (stack.enter_context(Film(name, self.size, self.fps, audio, min_side=min_side, keep=True)) for name in films)
             for frames in self:
                 film.add(frames)
-                if beside is not None:
-                    beside.add(self.skeleton[self.done - len(frames) : self.done])
-        partial_path(path).unlink(missing_ok=True)
-        partial_path(skeleton_path(path)).unlink(missing_ok=True)
+                for skeleton in beside:
+                    skeleton.add(self.skeleton[self.done - len(frames) : self.done])
         write_beside(path, self.count, self.size, self.fps, self.metadata)

@@ -22,7 +22,7 @@ MOST_ROUNDS = 8
 """Passes of windows that are handed to the device at once: what a stop waits for."""
 
 
-class Conditions(NamedTuple):
+class ClipConditions(NamedTuple):
     """What is known about a clip that lies in memory: guidance [F,h,w,D0] and frames, a tree of [F,...] or None, as in
     `FrameConditions`; person and context as in `Seen`."""
 
@@ -196,7 +196,7 @@ def sample_latents(
     denoise: Denoise,
     params: Any,
     latents: np.ndarray,
-    conditions: Conditions,
+    conditions: ClipConditions,
     schedule: Schedule,
     settings: SampleSettings,
     seed: int = 0,

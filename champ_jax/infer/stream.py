@@ -17,9 +17,10 @@ from champ_jax.audio.load import MIN_SECONDS
 from champ_jax.errors import UserError
 from champ_jax.infer.live_frames import LiveFrames, Quality
 from champ_jax.infer.live_motion import LiveMotion
-from champ_jax.infer.music import Motion
+from champ_jax.infer.music import Motion, check_dances
 from champ_jax.infer.people import who
 from champ_jax.infer.photo import load_photos
+from champ_jax.infer.sample import check_seed
 
 HOP = 4  # frames that are made together
 CONTEXT = 8  # finished frames that the denoiser sees beside them
@@ -75,13 +76,11 @@ def stream(
     Raises UserError, at once, for a model without M2P or skeleton guidance, a wrong rate, size, hop or photo; and, while iterating, for
     blocks that are no sound, and when there were none.
     """
-    if pipeline.config.m2p is None or "dwpose" not in pipeline.kinds:
-        raise UserError("this model cannot dance: it has no M2P or no dwpose encoder; a stream needs both")
+    check_dances(pipeline)
     size = pipeline.check_size(size)
     if hop < 1 or context < 0 or not 0 <= ahead < math.inf:
         raise UserError(f"hop {hop}, context {context}, ahead {ahead}: expected a hop of at least 1 frame and no negative numbers")
-    if seed < 0:
-        raise UserError(f"seed is {seed}: give 0 or more")
+    check_seed(seed)
     sampling = pipeline.sample_settings(steps, guidance_scale, {})
     photos = load_photos(image, size, pose, pipeline.faces)
     person = who(photos, photo_weights, face)

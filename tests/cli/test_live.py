@@ -9,8 +9,8 @@ from PIL import Image
 
 from champ_jax.cli.live import Playing
 from champ_jax.cli.main import main
-from champ_jax.infer.live_file import LiveVideo
-from champ_jax.infer.video import read_video, stereo_blocks
+from champ_jax.infer.film import Film
+from champ_jax.infer.video import read_video
 from tests.infer.tiny import SIZE, TINY_M2P, save_tiny, tiny_config
 
 RATE = 16_000
@@ -31,22 +31,6 @@ def live(inputs, out, *options):
     return main(["live", *paths, "--out", str(out), "--hop", "2", "--context", "2", "--json", *options])
 
 
-def test_the_file_holds_frames_and_sound_and_appears_when_it_is_whole(tmp_path):
-    out = tmp_path / "live.mp4"
-    with LiveVideo(out, 12.0, (31, 33), RATE) as video:
-        for shade in range(18):
-            video.sound(0.3 * np.random.default_rng(shade).standard_normal(RATE // 12).astype(np.float32))
-            video.frame(np.full((31, 33, 3), 10 * shade, np.uint8))
-        assert not out.exists()
-    frames, fps = read_video(out)
-    assert len(frames) == 18 and fps == 12
-    assert np.abs(frames.mean((1, 2, 3)) - 10 * np.arange(18)).max() < 3
-    assert np.abs(next(stereo_blocks(out, 44_100))).max() > 0.1
-    with LiveVideo(tmp_path / "empty.mp4", 12.0, (32, 32), RATE):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["live.mp4"]
-
-
 def test_a_song_is_played_for_the_seconds_asked_for():
     heard = []
     song = Playing(iter([np.zeros(1000)] * 5), 1000, 2.3, fast=True)
@@ -56,15 +40,15 @@ def test_a_song_is_played_for_the_seconds_asked_for():
 
 
 def test_at_the_songs_pace_and_interrupted(inputs, tmp_path, capsys, monkeypatch):
-    drawn, whole = [], LiveVideo.frame
+    drawn, whole = [], Film.add
 
-    def frame(self, image):
-        drawn.append(image)
+    def add(self, frames):
+        drawn.append(frames)
         if len(drawn) == 5:
             raise KeyboardInterrupt
-        whole(self, image)
+        whole(self, frames)
 
-    monkeypatch.setattr(LiveVideo, "frame", frame)
+    monkeypatch.setattr(Film, "add", add)
     assert live(inputs, tmp_path / "live.mp4") == 130
     captured = capsys.readouterr()
     assert "stopped" in captured.err

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 
 from champ_jax.errors import UserError
-from champ_jax.infer.music import chain_windows, dance_keypoints
+from champ_jax.infer.chain import chain_windows
+from champ_jax.infer.music import dance_keypoints
 from champ_jax.models.m2p import M2P
 from champ_jax.pose import normalise as norm
 from champ_jax.pose import skeleton as sk

@@ -9,7 +9,7 @@ from champ_jax.diffusion.samplers import sampler_step, start
 from champ_jax.diffusion.schedule import make_schedule
 from champ_jax.errors import UserError
 from champ_jax.infer.ring import FrameConditions, Seen
-from champ_jax.infer.sample import Conditions, SampleSettings, initial_noise, make_table, sample_frames, sample_latents
+from champ_jax.infer.sample import ClipConditions, SampleSettings, initial_noise, make_table, sample_frames, sample_latents
 from champ_jax.infer.wavefront import make_plan
 
 SCHEDULE = make_schedule()
@@ -39,7 +39,7 @@ def run(denoise=framewise, frames=20, latents=None, guidance=None, **settings):
         latents = initial_noise(0, frames, SHAPE)
     if guidance is None:
         guidance = np.zeros((frames, *SHAPE), np.float32)
-    conditions = Conditions(guidance, {"k": jnp.full((1, 3), 0.1)}, jnp.full((1, 1, 2), 0.2))
+    conditions = ClipConditions(guidance, {"k": jnp.full((1, 3), 0.1)}, jnp.full((1, 1, 2), 0.2))
     settings = SampleSettings(**{"steps": 3, "window": 8, "overlap": 2, **settings})
     return sample_latents(denoise, jnp.float32(0.5), latents, conditions, SCHEDULE, settings)
 
@@ -105,7 +105,7 @@ def test_the_ring_changes_nothing(settings):
     settings = SampleSettings(**{"window": 8, "overlap": 2, **settings})
     latents = initial_noise(1, 45, SHAPE)
     guidance = np.random.default_rng(2).standard_normal((45, *SHAPE)).astype(np.float32)
-    conditions = Conditions(guidance, {"k": jnp.full((1, 3), 0.1)}, jnp.full((1, 1, 2), 0.2))
+    conditions = ClipConditions(guidance, {"k": jnp.full((1, 3), 0.1)}, jnp.full((1, 1, 2), 0.2))
     found = sample_latents(mixing_all, jnp.float32(0.5), latents, conditions, SCHEDULE, settings)
     np.testing.assert_allclose(found, plainly(mixing_all, latents, guidance, settings), atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_frames_come_out_in_order_before_the_clip_is_through():
     assert max(asked) < 60, "the end of the clip is not needed for its beginning"
     rest = list(found)
     assert len(first) + sum(map(len, rest)) == 200
-    conditions = Conditions(np.zeros((200, *SHAPE), np.float32), *seen)
+    conditions = ClipConditions(np.zeros((200, *SHAPE), np.float32), *seen)
     whole = sample_latents(framewise, jnp.float32(0.5), initial_noise(0, 200, SHAPE), conditions, SCHEDULE, settings)
     np.testing.assert_allclose(np.concatenate([first, *rest])[None], whole, atol=1e-5)
 
@@ -218,7 +218,7 @@ def test_one_compilation_for_any_length_of_clip():
 
 def test_progress_reaches_its_total():
     seen = []
-    conditions = Conditions(np.zeros((20, *SHAPE), np.float32), None, jnp.zeros((1, 1, 2)))
+    conditions = ClipConditions(np.zeros((20, *SHAPE), np.float32), None, jnp.zeros((1, 1, 2)))
     settings = SampleSettings(steps=2, window=8, overlap=2)
     sample_latents(
         framewise, jnp.float32(0.5), initial_noise(0, 20, SHAPE), conditions, SCHEDULE, settings,

@@ -66,7 +66,7 @@ def test_long_video(networks, load, compare, manifest, monkeypatch):
         denoise,
         params,
         channels_last(recorded["init_latents"]),
-        sample.Conditions(guidance_features(networks, recorded), reference, context),
+        sample.ClipConditions(guidance_features(networks, recorded), reference, context),
         networks.schedule(load("scheduler.json")["kwargs"]["beta_schedule"]),
         settings,
     )

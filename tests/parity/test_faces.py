@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from champ_jax.convert.arcface import ARCFACE, arcface_config
+from champ_jax.convert.arcface import ARCFACE
 from champ_jax.convert.arcface_onnx import arcface_state
-from champ_jax.convert.dlib_face import DLIB_FACE, dlib_face_config
-from champ_jax.convert.formats import read
+from champ_jax.convert.dlib_face import DLIB_FACE
+from champ_jax.convert.formats import as_config, read
 from champ_jax.convert.mapping import abstract
 from champ_jax.convert.onnx_file import read_onnx
 from champ_jax.convert.stable_animator import FACE_ID, ID_ADAPTER
 from champ_jax.errors import UserError
 from champ_jax.models.arcface import ArcFace, ArcFaceConfig, arcface_pixels
-from champ_jax.models.dlib_face import DlibFace
+from champ_jax.models.dlib_face import DlibFace, DlibFaceConfig
 from champ_jax.models.face_id import FaceID, FaceIDConfig, IDAdapter, IDAdapterConfig
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.identity import FaceAttention, like_in_distribution
@@ -36,7 +36,7 @@ def embed(model, pixels):
 def arcface(state):
     """(the network that a state dict holds, its config)."""
     weights = read(state, {}, ARCFACE, "the file")
-    config = arcface_config(weights.config["arcface"])
+    config = as_config(ArcFaceConfig, weights.config["arcface"])
     return filled(ArcFace, config, weights.params["arcface"]), config
 
 
@@ -95,7 +95,7 @@ def test_arcface_pixels():
 def test_dlib(compare):
     shapes, outputs = recorded("dlib_face")
     weights = read(seeded_state(shapes), {}, DLIB_FACE, "the file")
-    config = dlib_face_config(weights.config["dlib_face"])
+    config = as_config(DlibFaceConfig, weights.config["dlib_face"])
     model = filled(DlibFace, config, weights.params["dlib_face"])
     compare("dlib_face/embedding", embed(model, seeded("chips", (2, 3, 150, 150)) / 3), outputs["embedding"])
     assert sum(np.prod(shape) for shape in shapes.values()) == 5_614_592

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from champ_jax.convert.clip import VISION
-from champ_jax.convert.formats import read
+from champ_jax.convert.formats import as_config, read
 from champ_jax.convert.unet import DENOISER, unet_config
-from champ_jax.convert.vae import SD_VAE, vae_config
+from champ_jax.convert.vae import SD_VAE
 from champ_jax.models.clip import CLIP, CLIPConfig
 from champ_jax.models.unet import UNet
-from champ_jax.models.vae import VAE
+from champ_jax.models.vae import VAE, VAEConfig
 from tests.convert.keys import config_of
 from tests.parity.formats import filled, run
 from tests.recorded import recorded
@@ -45,7 +45,7 @@ def test_unet(name, size, compare):
 @pytest.mark.parametrize("name, size", [("sd_vae_odd", (24, 32)), pytest.param("sd_vae", (64, 48), marks=full)])
 def test_vae(name, size, compare):
     weights, outputs = weights_of(name, SD_VAE, config_of("sd-vae odd") if "odd" in name else {})
-    model = filled(VAE, vae_config(weights.config), weights.params["vae"])
+    model = filled(VAE, as_config(VAEConfig, weights.config["vae"]), weights.params["vae"])
     factor = model.config.downsampling
     mean, logvar = run(model, VAE.encode, channels_last(seeded("image", (1, 3, *size))))
     decoded = run(model, VAE.decode, channels_last(seeded("z", (1, 4, size[0] // factor, size[1] // factor))))
