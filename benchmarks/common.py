@@ -20,7 +20,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        if not action.help or default is None or default is argparse.SUPPRESS or isinstance(default, bool):
+        if not action.help or default in (None, "", argparse.SUPPRESS) or isinstance(default, bool):
             return action.help
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{action.help} (default: {shown})".replace("%", "%%")
