@@ -3,10 +3,9 @@
     python -m benchmarks.bit_flips --flips 200
 
 Of all files, manifest included, in proportion to their sizes; one in four in the small ones. Prints "D of N detected" and
-exits with 1 when one was not.
+exits with 1 when one was not; that the checkpoint restores without a flip is checked first.
 """
 
-import argparse
 import random
 import shutil
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from benchmarks.common import make_parser
 from champ_jax.checkpoint.store import Saver, restore_newest
 from champ_jax.errors import WorkdirError
 
@@ -35,9 +35,9 @@ def make_tree() -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flips", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = make_parser(__doc__)
+    parser.add_argument("--flips", type=int, default=200, help="bits flipped, one at a time")
+    parser.add_argument("--seed", type=int, default=0, help="of which bits")
     args = parser.parse_args()
     draw, tree = random.Random(args.seed), make_tree()
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
@@ -48,7 +48,7 @@ def main() -> None:
             saver.wait()
         files = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file() and path.stat().st_size]
         sizes = [(whole / path).stat().st_size for path in files]
-        assert restore_newest(whole, wanted) is not None
+        assert restore_newest(whole, wanted) is not None, "the checkpoint does not restore without a flip"
         missed = []
         for number in range(args.flips):
             shutil.rmtree(run, ignore_errors=True)

@@ -3,19 +3,20 @@
     python -m benchmarks.checkpoint --megabytes 200
 
 Prints one line of JSON: medians in seconds over the saves after the first one, which compiles the fingerprints; and of a
-restore the parts that check the files' and the arrays' sums. What saves cost a whole run says benchmarks/stall.py.
+restore the parts that check the files' and the arrays' sums. "plain_write" and "plain_read" are of one file of as many bytes,
+written to the disk and read again: the least that a save and a restore can take. What saves cost a whole run says benchmarks/stall.py.
 """
 
-import argparse
 import json
+import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.common import make_parser, seconds, size_mb
 from champ_jax.checkpoint import store
 
 
@@ -29,17 +30,17 @@ def make_tree(megabytes: int) -> dict:
     }
 
 
-def seconds(run, *arguments) -> float:
-    """Wall seconds of a call."""
-    began = time.perf_counter()
-    run(*arguments)
-    return time.perf_counter() - began
+def write_plainly(path: Path, content: bytes) -> None:
+    """Writes a file and waits for the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=200)
-    parser.add_argument("--saves", type=int, default=5)
+    parser = make_parser(__doc__)
+    parser.add_argument("--megabytes", type=int, default=200, help="of the state")
+    parser.add_argument("--saves", type=int, default=5, help="after the first, of which medians are taken")
     args = parser.parse_args()
     tree = jax.block_until_ready(make_tree(args.megabytes))
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
@@ -57,19 +58,25 @@ def main() -> None:
         for step in range(args.saves + 1):
             blocked.append(seconds(saver.save, step, tree, {}))
             whole.append(blocked[-1] + seconds(saver.wait))
-        size = sum(path.stat().st_size for path in Path(folder, f"{args.saves:08d}").rglob("*") if path.is_file())
+        size = size_mb(Path(folder, f"{args.saves:08d}"))
+        plain = Path(folder, "plain")
+        content = os.urandom(round(1e6 * size))
+        write = [seconds(write_plainly, plain, content) for _ in range(args.saves)]
+        read = [seconds(plain.read_bytes) for _ in range(args.saves)]
         timed("check_files")
         timed("verify")
         restored = seconds(store.restore_newest, folder, wanted)
     figures = {
         "state_mb": sum(x.nbytes for x in jax.tree.leaves(tree)) / 1e6,
-        "checkpoint_mb": size / 1e6,
+        "checkpoint_mb": size,
         "first_save_blocks": blocked[0],
         "save_blocks": statistics.median(blocked[1:]),
         "save_and_wait": statistics.median(whole[1:]),
         "restore": restored,
         "of_it_files": parts["check_files"],
         "of_it_arrays": parts["verify"],
+        "plain_write": statistics.median(write),
+        "plain_read": statistics.median(read),
     }
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 

@@ -11,15 +11,13 @@ steps, each of which is a process of its own, and beside them the seconds of a p
 import argparse
 import dataclasses
 import json
-import resource
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import in_its_own_process, make_parser, peak_mb, print_header, print_row
 from champ_jax.checkpoint.tensors import LazyArray, write_safetensors
 from champ_jax.convert import KINDS, export_checkpoint, import_checkpoint, inspect_checkpoint, save_import
 from champ_jax.convert.mapping import their_shapes
@@ -117,37 +115,35 @@ def run(action: str, kind: str, folder: Path) -> None:
         compare(folder / "source", folder / "back")
     elif action == "copy":
         shutil.copytree(folder / "source", folder / "copy")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([time.perf_counter() - started, peak]))
+    print(json.dumps([time.perf_counter() - started, peak_mb()]))
 
 
-def measure(kind: str, folder: Path) -> str:
-    """The row of a kind."""
+def measure(kind: str, folder: Path) -> None:
+    """Prints the row of a kind."""
     tensors, numbers = make(kind, folder / "source")
     seconds, peaks = {}, []
     for action in ("copy", "inspect", "import", *(("export", "compare") if KINDS[kind].writes else ())):
-        command = [sys.executable, "-m", "benchmarks.convert", "--workdir", str(folder), "--kind", kind, "--action", action]
-        seconds[action], peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        printed = in_its_own_process("convert", "--workdir", folder, "--kind", kind, "--action", action)
+        seconds[action], peak = json.loads(printed)
         peaks += [peak] if action != "compare" else []
         shutil.rmtree(folder / "copy", ignore_errors=True)
     steps = [f"{seconds[action]:.1f}" if action in seconds else "-" for action in ("copy", "inspect", "import", "export")]
-    return f"| `{kind}` | {tensors:,} | {numbers:,} | {4 * numbers / 1e9:.2f} | {' | '.join(steps)} | {max(peaks):.0f} |"
+    print_row(f"`{kind}`", f"{tensors:,}", f"{numbers:,}", f"{4 * numbers / 1e9:.2f}", *steps, f"{max(peaks):.0f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--kind", nargs="+", default=list(CONFIGS), choices=list(CONFIGS))
+    parser = make_parser(__doc__)
+    parser.add_argument("--workdir", required=True, type=Path, help="a folder with room for the largest kind, three times over")
+    parser.add_argument("--kind", nargs="+", default=list(CONFIGS), choices=list(CONFIGS), metavar="KIND", help="which to convert")
     parser.add_argument("--action", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.action:
         run(args.action, args.kind[0], args.workdir)
         return
-    columns = ("kind", "tensors", "numbers", "GB", "copy, s", "inspect, s", "import, s", "export, s", "peak memory, MB")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print_header(("kind", "tensors", "numbers", "GB", "copy, s", "inspect, s", "import, s", "export, s", "peak memory, MB"))
     for kind in args.kind:
         folder = args.workdir / kind
-        print(measure(kind, folder), flush=True)
+        measure(kind, folder)
         shutil.rmtree(folder)
 
 

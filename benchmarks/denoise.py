@@ -12,7 +12,6 @@ Prints for each row the median time with 10th and 90th percentile, and the ratio
 is faster. Its spread is that of the ratios of the rounds. First calls, which compile, are apart.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -23,6 +22,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.common import make_parser, seconds
 
 TOKENS = 77
 STEPS = 4
@@ -183,9 +184,8 @@ def measure(task: str, size: int, args, ours: Ours, torch: Torch, folder: Path) 
     inputs = inputs_of(task, size, args.frames)
     np.savez(folder / "inputs.npz", **inputs | {"latents": np.moveaxis(inputs["latents"], -1, 1)})
     call = getattr(ours, task)(*(inputs[name] for name in ("latents", "t" if task == "step" else "steps", "context")))
-    began = time.perf_counter()
+    first = {"ours": seconds(call)}
     out = call()
-    first = {"ours": time.perf_counter() - began}
     ways = torch("load", task=task, compiled=not args.eager)
     print(f"\n{task}, latents {size}x{size}, {args.frames} frames:")
     for way, found in list(ways.items()):
@@ -195,11 +195,12 @@ def measure(task: str, size: int, args, ours: Ours, torch: Torch, folder: Path) 
             continue
         first[way] = found["first_s"]
         print(f"  {way} and ours: {compared(np.load(folder / f'{way}.npy'), out, task, args.gpu)}")
-    call(), [torch("time", way=way, calls=1) for way in ways]
+    for way in ways:
+        torch("time", way=way, calls=1)
     times = {name: [] for name in ("ours", *ways)}
     for turn in range(args.rounds + 1):
         time.sleep(0.2)  # Threads that still spin for work let go.
-        times["ours"].append([_ms(call) for _ in range(args.calls)])
+        times["ours"].append([1e3 * seconds(call) for _ in range(args.calls)])
         if turn < args.rounds:
             for way in ways:
                 time.sleep(0.2)
@@ -218,24 +219,18 @@ def measure(task: str, size: int, args, ours: Ours, torch: Torch, folder: Path) 
     return result
 
 
-def _ms(call) -> float:
-    began = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - began)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--torch", required=True, metavar="PYTHON", help="interpreter that has torch and diffusers")
-    parser.add_argument("--size", type=int, nargs="+", default=[16, 32], help="cells of the latents, a side (default: 16 32)")
-    parser.add_argument("--frames", type=int, default=8, help="(default: %(default)s)")
-    parser.add_argument("--width", type=float, default=0.5, help="times the widths of Stable Diffusion 1.5 (default: %(default)s)")
-    parser.add_argument("--heads", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--size", type=int, nargs="+", default=[16, 32], help="cells of the latents, a side")
+    parser.add_argument("--frames", type=int, default=8, help="of the clip")
+    parser.add_argument("--width", type=float, default=0.5, help="times the widths of Stable Diffusion 1.5")
+    parser.add_argument("--heads", type=int, default=8, help="of every attention")
     parser.add_argument("--clip", action="store_true", help=f"also {STEPS} steps and the VAE's decoder, at the last size")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=3, help="calls a round of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--calls", type=int, default=3, help="calls a round of each")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--gpu", action="store_true", help="both sides in bfloat16 on a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()

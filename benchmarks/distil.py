@@ -9,12 +9,12 @@ the teacher" is PSNR of its frames against those of the teacher's most steps, fr
 "motion" is the mean difference between neighbouring frames over the truth's: 1 moves as the truth does, more is grain that flickers.
 """
 
-import argparse
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import DANCERS, DEMO, make_parser, print_header, print_row
 from champ_jax.config import load_config
 from champ_jax.data.records import open_records
 from champ_jax.evaluate import held_out
@@ -34,13 +34,13 @@ def motion(videos: list[np.ndarray], clips: list[held_out.HeldOutClip]) -> float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="assets/weights/demo", help="weights (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--teacher", default=DEMO, help="its weights")
     parser.add_argument("--student", help="weights of stage D; trained here where there are none")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo_d"), help="where it is trained (default: %(default)s)")
-    parser.add_argument("--data", default="assets/dancers", help="records with splits train and test (default: %(default)s)")
-    parser.add_argument("--scale", type=float, default=1.0, help="guidance of the teacher (default: %(default)s)")
-    parser.add_argument("--teacher-steps", type=int, nargs="+", default=TEACHER_STEPS, help="most first (default: %(default)s)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo_d"), help="where it is trained")
+    parser.add_argument("--data", default=DANCERS, help="records with splits train and test")
+    parser.add_argument("--scale", type=float, default=1.0, help="guidance of the teacher")
+    parser.add_argument("--teacher-steps", type=int, nargs="+", default=TEACHER_STEPS, help="most first")
     args = parser.parse_args()
     if not args.student:
         words = {"init_from": args.teacher, "data.directory": args.data, "loss.teacher_scale": args.scale}
@@ -55,18 +55,18 @@ def main() -> None:
     outputs = {}
     for who, pipe, steps, scale, sampler in runs:
         pipe.settings = dataclasses.replace(pipe.settings, steps=steps, guidance_scale=scale, sampler=sampler)
-        outputs[f"{who} | {sampler} | {steps} | {steps * (1 if scale == 1 else 2)}"] = held_out.animate_clips(pipe, clips)
+        outputs[who, sampler, steps, steps * (1 if scale == 1 else 2)] = held_out.animate_clips(pipe, clips)
     results = held_out.score_outputs(outputs, clips, held_out.make_judge(args.data, size))
     print(
         f"{len(clips)} held-out people, {FRAMES} frames each; teacher {args.teacher} at guidance {args.scale:g}, student {args.student}\n"
     )
-    print(f"| model | sampler | steps | passes | {' | '.join(SCORES.values())} | motion | like the teacher, dB |\n{'|---' * 9}|")
+    print_header(("model", "sampler", "steps", "passes", *SCORES.values(), "motion", "like the teacher, dB"))
     most = next(iter(outputs.values()))
     for name, videos in outputs.items():
         rows = {row["name"]: row["value"] for row in results[name]["metrics"]}
         alike = "" if videos is most else f"{mean_finite(np.concatenate([psnr(a, b) for a, b in zip(most, videos)])):.2f}"
-        scores = f"{rows['psnr_person']:.2f} | {rows['ssim']:.3f} | {rows['identity_top1']:.3f}"
-        print(f"| {name} | {scores} | {motion(videos, clips):.2f} | {alike} |", flush=True)
+        scores = f"{rows['psnr_person']:.2f}", f"{rows['ssim']:.3f}", f"{rows['identity_top1']:.3f}"
+        print_row(*name, *scores, f"{motion(videos, clips):.2f}", alike)
 
 
 if __name__ == "__main__":

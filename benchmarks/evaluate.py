@@ -8,21 +8,18 @@ in a process of its own that reads them as a stream.
 """
 
 import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from benchmarks.common import REPOSITORY, in_its_own_process, make_parser, peak_mb
 from champ_jax.evaluate.clips import Blocks
-from champ_jax.evaluate.efficiency import peak_resident
 from champ_jax.metrics import image
 
-FRAMES = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "torch" / "metrics.npz"
+FRAMES = REPOSITORY / "tests" / "fixtures" / "torch" / "metrics.npz"
 TURN = 100
 
 
@@ -55,14 +52,14 @@ def stream(count: int, size: int) -> None:
     """Scores a stream and prints this process's peak memory in MB."""
     for truth, other in Blocks(lambda: frames(count, size, 0), lambda: frames(count, size, 8)):
         image.psnr(truth, other), image.ssim(truth, other)
-    print(1000 * peak_resident())
+    print(peak_mb())
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=1000, help="frames scored (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=512, help="pixels of a side (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--frames", type=int, default=1000, help="frames scored")
+    parser.add_argument("--size", type=int, default=512, help="pixels of a side")
     parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stream:
@@ -85,9 +82,8 @@ def main() -> None:
     ratio = rates["scikit-image"] / rates["ours"]
     print(f"{np.median(ratio):.1f} times as fast (turns {ratio.min():.1f} to {ratio.max():.1f})")
     print(f"largest difference: PSNR {apart[0]:.1e} dB, SSIM {apart[1]:.1e}")
-    command = [sys.executable, "-m", "benchmarks.evaluate", "--stream", "--size", str(args.size), "--frames"]
     for count in (args.frames // 10, args.frames):
-        peak = float(subprocess.run([*command, str(count)], capture_output=True, text=True, check=True).stdout)
+        peak = float(in_its_own_process("evaluate", "--stream", "--size", args.size, "--frames", count))
         print(f"{count:5} frames as a stream: peak memory {peak:.0f} MB")
 
 

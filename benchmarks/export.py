@@ -6,7 +6,6 @@ Each graph's largest error is that of onnxruntime on the CPU against `jax.jit` i
 all bits are equal. "video" is the PSNR of onnx_dance.py's frames against those of `Pipeline.dance`.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -16,12 +15,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks.common import DEMO, PHOTO, REPOSITORY, SONG, make_parser, print_header, print_row, psnr
 from champ_jax.export.graphs import choose_shapes, make_graphs
 from champ_jax.export.onnx import run_file
 from champ_jax.export.write import example_inputs, write_export
 from champ_jax.infer.pipeline import load_pipeline
 
-ASSETS = Path(__file__).parents[1] / "assets"
 DANCE = """
 import sys, pathlib, numpy as np
 sys.path.insert(0, sys.argv[1])
@@ -65,25 +64,24 @@ def video_psnr(folder: Path, arguments: list[str], wanted: np.ndarray) -> float:
     """dB of the video that the folder's driver makes in a process of its own."""
     place = folder / "frames.npy"
     subprocess.run([sys.executable, "-c", DANCE, str(folder), *arguments, str(place)], check=True, cwd=folder)
-    return 10 * np.log10(255**2 / np.mean((np.load(place).astype(float) - wanted) ** 2))
+    return psnr(np.load(place), wanted)
 
 
 def main() -> None:
     """Exports, compares, prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=ASSETS / "weights" / "demo", help="(default: the demo's weights)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of the video (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=Path(DEMO), help="the model to export")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of the video")
     args = parser.parse_args()
-    photo, song = str(ASSETS / "photo.png"), str(ASSETS / "songs" / "disco_2.ogg")
+    photo, song = str(REPOSITORY / PHOTO), str(REPOSITORY / SONG)
     pipe = load_pipeline(args.checkpoint)
     shapes = choose_shapes(pipe)
-    frames = pipe.dance(photo, song, seconds=args.seconds).frames.astype(float)
+    frames = pipe.dance(photo, song, seconds=args.seconds).frames
     truth = {}
     for graph in make_graphs(pipe, shapes):
         inputs = example_inputs(graph)
         truth[graph.name] = inputs, jax.device_get(jax.jit(graph.function)(graph.params, inputs))
-    print("| format | MiB | of f32 | seconds to write | largest error, by graph | video |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print_header(("format", "MiB", "of f32", "seconds to write", "largest error, by graph", "video"))
     whole = {}
     for format, precision in (("stablehlo", "f32"), ("stablehlo", "f16"), ("stablehlo", "int8"),
                               ("onnx", "f32"), ("onnx", "f16"), ("onnx", "int8"), ("tensorrt", "f16")):  # fmt: skip
@@ -100,7 +98,7 @@ def main() -> None:
                 error = ", ".join(f"{name} {error_of(folder, name, about, *truth[name]):.1g}" for name in truth)
                 video = f"{video_psnr(folder, [photo, song, str(args.seconds)], frames):.1f} dB"
             share = whole[format.replace("tensorrt", "onnx")] / size
-            print(f"| {format} {precision} | {size / 2**20:.1f} | 1/{share:.2f} | {seconds:.0f} | {error} | {video} |", flush=True)
+            print_row(f"{format} {precision}", f"{size / 2**20:.1f}", f"1/{share:.2f}", f"{seconds:.0f}", error, video)
 
 
 def error_of(folder: Path, name: str, about: dict, inputs: dict, wanted: dict) -> float:

@@ -8,10 +8,10 @@ that leave the host alone, as an accelerator's do. The first batch of each row, 
 Opened clips stay in memory as the configuration says (`data.cache`): `--config.data.cache=False` always decodes.
 """
 
-import argparse
 import statistics
 import time
 
+from benchmarks.common import make_parser
 from champ_jax.config import load_config
 from champ_jax.data.loader import Loader, make_loader
 from champ_jax.data.records import open_records
@@ -59,11 +59,11 @@ def measure(config, threads: int, batches: int, step: float) -> tuple[float, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="quickstart:B", help="name or file of a configuration (default: %(default)s)")
-    parser.add_argument("--directory", help="records (default: the configuration's)")
-    parser.add_argument("--batches", type=int, default=40, help="in each measurement (default: %(default)s)")
-    parser.add_argument("--step", type=float, default=0.1, help="seconds of a training step (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", default="quickstart:B", help="name or file of a configuration")
+    parser.add_argument("--directory", help="records, in place of the configuration's")
+    parser.add_argument("--batches", type=int, default=40, help="in each measurement")
+    parser.add_argument("--step", type=float, default=0.1, help="seconds of a training step")
     args, overrides = parser.parse_known_args()
     if args.directory:
         overrides.append(f"--config.data.directory={args.directory}")

@@ -9,9 +9,6 @@ frames differ where windows begin or end than elsewhere. --seconds makes a video
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,17 +16,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from benchmarks.common import DEMO, PHOTO, SONG, compilations, in_its_own_process, make_parser, peak_mb
 from champ_jax.audio.load import load_audio
 from champ_jax.infer.wavefront import Plan, make_plan
-
-SONG, PHOTO = "assets/songs/disco_2.ogg", "assets/photo.png"
 
 
 def main() -> None:
     """Runs each length and compares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="assets/weights/demo", help="(default: %(default)s)")
-    parser.add_argument("--frames", type=int, nargs="+", default=[48, 1000], help="lengths (default: 48 1000)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", default=DEMO, help="the model that dances")
+    parser.add_argument("--frames", type=int, nargs="+", default=[48, 1000], help="lengths")
     parser.add_argument("--seconds", type=float, help="of a song that is danced to its end, too")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the checkpoint's)")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -39,9 +35,8 @@ def main() -> None:
     rows = []
     lengths = [*args.frames, *([round(12 * args.seconds)] if args.seconds else [])]
     for frames in lengths:
-        command = [sys.executable, "-m", "benchmarks.long_clip", "--one", str(frames), "--checkpoint", args.checkpoint]
-        command += [] if args.steps is None else ["--steps", str(args.steps)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        steps = () if args.steps is None else ("--steps", args.steps)
+        found = json.loads(in_its_own_process("long_clip", "--one", frames, "--checkpoint", args.checkpoint, *steps))
         rows.append(found)
         more = {name: found[name] / rows[0][name] - 1 for name in ("peak_mb", "device_mb")}
         print(
@@ -59,10 +54,7 @@ def one(checkpoint: str, frames: int, steps: int | None) -> None:
     from champ_jax.infer import sample
     from champ_jax.infer.pipeline import load_pipeline
 
-    compiled: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-    )
+    compiled = compilations()
     pipe = load_pipeline(checkpoint)
     wave, rate = load_audio(SONG)
     seconds = frames / pipe.settings.fps
@@ -94,13 +86,13 @@ def one(checkpoint: str, frames: int, steps: int | None) -> None:
         dance.save(Path(folder) / "dance.mp4", audio=song)
     plan = make_plan(frames, dance.metadata["steps"], pipe.settings.window, pipe.settings.overlap)
     # Compiling once more to learn of the program's memory must not count as the host's.
-    peak, compilations = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, len(compiled) - warm[0]
+    peak, later = peak_mb(), len(compiled) - warm[0]
     seconds = time.perf_counter() - start
     memory = described["program"].compile().memory_analysis()
-    device = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 2**20
+    device = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes) / 1e6
     found = {
         "seconds": seconds, "first": dance.metadata["first_frame_seconds"], "device_mb": device,
-        "peak_mb": peak, "compiled": compilations,
+        "peak_mb": peak, "compiled": later,
         "ratio": boundary_ratio(np.asarray(changes), plan),
     }  # fmt: skip
     print(json.dumps(found))

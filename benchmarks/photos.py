@@ -9,12 +9,12 @@ the front and from behind, the skeleton, the truth, what was made of the first p
 what was made of that.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.common import DEMO, make_parser, psnr
 from champ_jax.data.records import open_records
 from champ_jax.evaluate import held_out
 from champ_jax.infer.pipeline import load_pipeline
@@ -36,10 +36,10 @@ def read(clip) -> tuple[held_out.HeldOutClip, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="assets/weights/demo")
-    parser.add_argument("--data", default="runs/turn96", help="records of people who turn (default: %(default)s)")
-    parser.add_argument("--sheet", type=Path, default=Path("photos.png"), help="the picture to write (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", default=DEMO, help="the model that animates")
+    parser.add_argument("--data", default="runs/turn96", help="records of people who turn")
+    parser.add_argument("--sheet", type=Path, default=Path("photos.png"), help="the picture to write")
     args = parser.parse_args()
     records, pipe = open_records(args.data, "test"), load_pipeline(args.checkpoint)
     clips = [read(records[number]) for number in range(len(records))]
@@ -51,8 +51,7 @@ def main() -> None:
         frames = [pipe.animate(list(photos), guidance, pose=poses, size=clip.photos.shape[1:3]).frames for photos, poses in asked]
         person = clip.truth.mask > 0
         for name, made in zip(NAMES, frames):
-            error = (made.astype(float) - clip.truth.frames) ** 2
-            scores[name].append([10 * np.log10(255**2 / error[view][person[view]].mean()) for view in (away, ~away)])
+            scores[name].append([psnr(made[view], clip.truth.frames[view], person[view]) for view in (away, ~away)])
         shown = np.flatnonzero(away)[away.sum() // 2]
         one, two, another = (made[shown] for made in frames)
         rows.append([*clip.photos, clip.guidance["dwpose"][shown], clip.truth.frames[shown], one, two, other.photos[0], another])

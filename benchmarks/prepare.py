@@ -6,7 +6,6 @@ Makes videos with sound of these lengths, prepares each in a process of its own,
 prints a line of JSON for each: the largest process's peak memory so far, seconds, frames a second.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from benchmarks.common import make_parser
 from tests.data.estimate.test_onnx_models import cell, pose_folder
 
 RATE = 48_000
@@ -55,8 +55,8 @@ def make_models(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 30.0])
+    parser = make_parser(__doc__)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 30.0], help="lengths of the videos")
     parser.add_argument("--fps", type=int, default=10, help="of the records")
     parser.add_argument("--size", type=int, default=144, help="width of the video")
     args = parser.parse_args()

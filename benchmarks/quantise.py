@@ -8,9 +8,7 @@ denoiser over one window, the median of 11 (quartiles in brackets), taken in tur
 held-out people against the truth.
 """
 
-import argparse
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.common import DANCERS, DEMO, in_turns, make_parser, print_header, print_row, size_mb
 from champ_jax.checkpoint.weights import save_weights
 from champ_jax.convert.components import gather
 from champ_jax.data.records import open_records
@@ -34,7 +33,7 @@ ROUNDS = 11
 
 
 def denoise_pass(pipe: Pipeline, clip: held_out.HeldOutClip):
-    """A function that denoises one window of latents of the clip's person, and waits for it; compiled already."""
+    """A function that denoises one window of latents of the clip's person."""
     functions, window = pipe.functions, pipe.settings.window
     height, width = (side // pipe.config.vae.downsampling for side in pipe.settings.size)
     rng = np.random.default_rng(0)
@@ -42,12 +41,7 @@ def denoise_pass(pipe: Pipeline, clip: held_out.HeldOutClip):
     guidance = np.zeros((1, window, height, width, pipe.config.unet.channels[0]), np.float32)
     person, _, context = functions.encode_photos(pipe.params, clip.photos[:1], clip.guidance["dwpose"][:1], jnp.ones(1))
     denoise = jax.jit(functions.denoise)
-
-    def once() -> None:
-        jax.block_until_ready(denoise(pipe.params, latents, 500, context, guidance, person, None))
-
-    once()
-    return once
+    return partial(denoise, pipe.params, latents, 500, context, guidance, person, None)
 
 
 def write_and_read(row: str, folder: Path, params, config, ranges) -> Pipeline:
@@ -65,30 +59,14 @@ def seen_ranges(pipe: Pipeline, data: str, frames: int) -> dict[str, float]:
     return input_ranges(pipe, partial(held_out.animate_clips, clips=clips))
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files of a model."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def times_in_turns(passes: dict) -> dict[str, np.ndarray]:
-    """Milliseconds of every call of each, one call of each after the other."""
-    times = {name: [] for name in passes}
-    for _ in range(ROUNDS):
-        for name, once in passes.items():
-            start = time.perf_counter()
-            once()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: np.array(each) for name, each in times.items()}
-
-
 def main() -> None:
     """Writes, reads, animates, scores and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="assets/weights/demo", help="(default: %(default)s)")
-    parser.add_argument("--data", default="assets/dancers", help="records with splits train and test (default: %(default)s)")
-    parser.add_argument("--people", type=int, default=8, help="clips of test, at most (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=24, help="of each (default: %(default)s)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help="some of: " + ", ".join(ROWS))
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", default=DEMO, help="the model to quantise")
+    parser.add_argument("--data", default=DANCERS, help="records with splits train and test")
+    parser.add_argument("--people", type=int, default=8, help="clips of test, at most")
+    parser.add_argument("--frames", type=int, default=24, help="of each")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help="precisions")
     args = parser.parse_args()
     rows = list(dict.fromkeys(("f32", *args.rows)))
     params, config = gather(args.checkpoint, {})
@@ -101,21 +79,20 @@ def main() -> None:
     for row in rows:
         with tempfile.TemporaryDirectory() as scratch:
             pipe = write_and_read(row, Path(scratch), params, config, partial(seen_ranges, plain, args.data, args.frames))
-            size_now = folder_bytes(Path(scratch))
+            size_now = size_mb(Path(scratch))
         videos = held_out.animate_clips(pipe, clips)
         if row == "f32":
             whole, expected = size_now, videos
         result = held_out.score_outputs({row: videos}, clips, people)[row]
         values = {score["name"]: score["value"] for score in result["metrics"] if score["n"]}
         own = " | ".join(f"{values[name]:.{digits}f}" for name, digits in zip(SCORES, (3, 3, 4, 2)))
-        lines[row] = f"{size_now / 1e6:.2f} | {whole / size_now:.2f} | {psnr(videos, expected):.1f} | {own}"
+        lines[row] = f"{size_now:.2f} | {whole / size_now:.2f} | {psnr(videos, expected):.1f} | {own}"
         print(f"{row}: {lines[row]}", flush=True)
         passes[row] = denoise_pass(pipe, clips[0])
-    print("| precision | MB | smaller | PSNR to f32 | PSNR | PSNR, person | SSIM, person | identity top-1 | denoiser, ms |")
-    print("|" + "---|" * 9)
-    for row, times in times_in_turns(passes).items():
-        low, middle, high = np.percentile(times, (25, 50, 75))
-        print(f"| {row} | {lines[row]} | {middle:.0f} ({low:.0f}-{high:.0f}) |")
+    print_header(("precision", "MB", "smaller", "PSNR to f32", "PSNR", "PSNR, person", "SSIM, person", "identity top-1", "denoiser, ms"))
+    for row, times in in_turns(passes, ROUNDS).items():
+        low, middle, high = 1e3 * np.percentile(times, (25, 50, 75))
+        print_row(row, lines[row], f"{middle:.0f} ({low:.0f}-{high:.0f})")
 
 
 if __name__ == "__main__":

@@ -2,48 +2,35 @@
 
 python -m benchmarks.reference [--frames 16] [--size 24] [--width 1]
 
-Prints milliseconds a pass (median of 7) of the demo's denoiser, times `width`, on a clip, with reference keys and values
+Prints milliseconds a pass (median of 7, taken in turns) of the demo's denoiser, times `width`, on a clip, with reference keys and values
 - projected once before sampling, as `Pipeline` does;
 - projected in every pass from the features;
 - projected in every pass for each frame, as CHAMP and its relatives do, which repeat the features over frames.
 """
 
-import argparse
-import statistics
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.common import in_turns, make_parser
 from champ_jax.models.animator import merge, split
 from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.keys import ParamKeys
 
+ROUNDS = 7
 CONFIG = UNetConfig(
     in_channels=16, out_channels=16, channels=(64, 96, 128), attention_levels=(False, True, True), layers=1, heads=4, groups=16,
     context_dim=64, ff_mult=2, positions=True,
 )  # fmt: skip
 
 
-def median_ms(function, *arguments, repeats: int = 7) -> float:
-    """Median time of a call after compilation."""
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
 def main() -> None:
     """Measures the three and prints them with their ratio to the first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=16, help="frames of the clip (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=24, help="cells of the latent grid, a side (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=1, help="times the demo's widths (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--frames", type=int, default=16, help="frames of the clip")
+    parser.add_argument("--size", type=int, default=24, help="cells of the latent grid, a side")
+    parser.add_argument("--width", type=int, default=1, help="times the demo's widths")
     args = parser.parse_args()
     config = UNetConfig(**{**CONFIG.__dict__, "channels": tuple(args.width * c for c in CONFIG.channels)})
     graphdef, params = split(UNet(config, ParamKeys(0)))
@@ -64,13 +51,14 @@ def main() -> None:
 
     np.testing.assert_allclose(denoise(params, clip, projected)[0], each_frame(params, clip, features)[:, 0], atol=1e-4)
     rows = {
-        "projected once a clip": median_ms(denoise, params, clip, projected),
-        "projected every pass": median_ms(denoise, params, clip, features),
-        "projected every pass and frame": median_ms(each_frame, params, clip, features),
+        "projected once a clip": lambda: denoise(params, clip, projected),
+        "projected every pass": lambda: denoise(params, clip, features),
+        "projected every pass and frame": lambda: each_frame(params, clip, features),
     }
     print(f"{jax.devices()[0].device_kind}, {args.frames} frames of {args.size}x{args.size} cells, widths {config.channels}")
-    first = next(iter(rows.values()))
-    for name, ms in rows.items():
+    medians = {name: 1e3 * float(np.median(times)) for name, times in in_turns(rows, ROUNDS).items()}
+    first = next(iter(medians.values()))
+    for name, ms in medians.items():
         print(f"{name:32}{ms:9.1f} ms{ms / first:8.2f}x")
 
 

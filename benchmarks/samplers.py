@@ -7,11 +7,11 @@ person's, PSNR to DDIM at 50 steps, how steady the video is (mean change from fr
 second of video, compiled before, beside those of DDIM at 50 steps in the same run.
 """
 
-import argparse
 import time
 
 import numpy as np
 
+from benchmarks.common import DANCERS, DEMO, make_parser, psnr
 from champ_jax.data.records import open_records
 from champ_jax.evaluate.held_out import read_clip
 from champ_jax.infer.pipeline import load_pipeline
@@ -26,22 +26,16 @@ ROWS = (
 )  # fmt: skip
 
 
-def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """dB between u8 [F,H,W,3] pictures, over the pixels where [F,H,W] is 1."""
-    error = np.square(a.astype(np.float64) - b).mean(-1)
-    return 10 * np.log10(255**2 / (error.mean() if where is None else error[where > 0].mean()))
-
-
 def main() -> None:
     """Prints the table, row by row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="assets/weights/demo", help="(default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=4, help="held-out clips (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="of each (default: %(default)s)")
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="(default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", default=DEMO, help="the model that animates")
+    parser.add_argument("--clips", type=int, default=4, help="held-out clips")
+    parser.add_argument("--frames", type=int, default=16, help="of each")
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="of all ways")
     args = parser.parse_args()
     pipe = load_pipeline(args.checkpoint)
-    records = open_records("assets/dancers", "test")
+    records = open_records(DANCERS, "test")
     chosen = [number for number, info in enumerate(records.infos) if info.stored][: args.clips]
     clips = [read_clip(records[number], pipe.settings.size, args.frames) for number in chosen]
     print(f"{args.checkpoint}, {len(clips)} clips of {args.frames} frames, guidance scale {args.guidance_scale:g}")

@@ -7,7 +7,6 @@ with 1 when a parameter differs in a bit, or when a restart lost more than the s
 same command goes on where it was stopped, and begins anew after it was done.
 """
 
-import argparse
 import json
 import os
 import random
@@ -17,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.common import REPOSITORY, make_parser
 from champ_jax.checkpoint import store
 from tests.train.conftest import M2P, write_clips
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS_A_KILL, SAVE_EVERY = 6, 4
 CONFIG = """
 import json
@@ -98,10 +97,10 @@ def kill_once(config: Path, workdir: Path, draw: random.Random) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/soak"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser = make_parser(__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="how often the run is killed")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/soak"), help="where it runs; removed when all is well")
+    parser.add_argument("--seed", type=int, default=0, help="of when it is killed")
     args = parser.parse_args()
     folder, began = args.workdir.absolute(), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)

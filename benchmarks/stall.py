@@ -6,7 +6,6 @@ Trains the configuration twice in one process, and reads the seconds by kind tha
 of JSON a run. The steps up to the first save, which compiles what it needs, are left out.
 """
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from benchmarks.common import make_parser, size_mb
 from champ_jax.checkpoint.store import Saver
 from champ_jax.config import load_config
 from champ_jax.train.loop import train
@@ -37,9 +37,9 @@ def shares(config, workdir: Path, save: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="quickstart:B")
-    parser.add_argument("--steps", type=int, default=120)
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", default="quickstart:B", help="what is trained; --config.a.b=c changes a value")
+    parser.add_argument("--steps", type=int, default=120, help="of each run")
     parser.add_argument("--save", type=int, default=20, help="steps between saves")
     args, overrides = parser.parse_known_args()
     values = {"optim.steps": args.steps, "log.save": args.save, "log.scalars": 1, "log.evaluate": 10**6, "log.sample_steps": 0}
@@ -56,7 +56,7 @@ def main() -> None:
         Saver.save = save
         with tempfile.TemporaryDirectory() as folder:
             figures = shares(config, Path(folder), args.save)
-            size = sum(path.stat().st_size for path in (Path(folder) / "checkpoints").rglob("*") if path.is_file()) / 2e6
+            size = size_mb(Path(folder) / "checkpoints") / 2  # two are kept
         print(json.dumps({"save": name, "checkpoint_mb": round(size), **figures}), flush=True)
     shutil.rmtree(compiled)
 

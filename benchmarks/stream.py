@@ -1,32 +1,29 @@
 """Streaming on the demo model: delays, real-time factor, memory and compilations over minutes of sound, and seams against the interior.
 
-    python -m benchmarks.stream [--seconds 120] [--paced] [--out FILE.json]
+    python -m benchmarks.stream [--seconds 120] [--paced] [--json FILE]
 
 Songs of the demo follow each other until there are enough seconds. Without --paced sound comes as quickly as it is taken, and the delay is
 what a live source would see: a hop's sound, the look-ahead and the hop's computing time.
 """
 
-import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
-import jax.monitoring
 import numpy as np
 
 import champ_jax as cj
+from benchmarks.common import DEMO, PHOTO, REPOSITORY, compilations, make_parser, resident_mb
 from champ_jax.audio.load import load_audio
 from champ_jax.cli.live import Playing
 from champ_jax.infer.stream import AHEAD_SECONDS, HOP, stream
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BLOCK = 0.1
 
 
 def blocks(seconds: float):
     """(rate, blocks of the demo's songs one after another)."""
-    songs = [load_audio(path) for path in sorted((ASSETS / "songs").glob("*.ogg"))]
+    songs = [load_audio(path) for path in sorted((REPOSITORY / "assets/songs").glob("*.ogg"))]
     rate = songs[0][1]
 
     def run():
@@ -44,29 +41,20 @@ def blocks(seconds: float):
     return rate, run()
 
 
-def resident() -> float:
-    """Resident memory in MB now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser = make_parser(__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0, help="of sound")
     parser.add_argument("--paced", action="store_true", help="at the pace of the clock, giving up quality where it must")
-    parser.add_argument("--hop", type=int, default=HOP)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--hop", type=int, default=HOP, help="frames made at once")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     args = parser.parse_args()
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-    )
-    pipe = cj.load_pipeline(ASSETS / "weights" / "demo")
+    compiled = compilations()
+    pipe = cj.load_pipeline(DEMO)
     fps = pipe.settings.fps
     rate, sound = blocks(args.seconds)
     song = Playing(sound, rate, args.seconds, fast=not args.paced)
     began = time.perf_counter()
-    frames = stream(pipe, ASSETS / "photo.png", song, rate=rate, hop=args.hop, keep_up=args.paced)
+    frames = stream(pipe, PHOTO, song, rate=rate, hop=args.hop, keep_up=args.paced)
     warm = time.perf_counter() - began
     before = len(compiled)
     began = last = time.perf_counter()
@@ -84,10 +72,10 @@ def main() -> None:
         image, repeated = frame.image, repeated + frame.repeated
         levels[str(tuple(frame.quality))] = levels.get(str(tuple(frame.quality)), 0) + 1
         if number % round(60 * fps) == 0:
-            memory[f"{number / fps / 60:.0f} min"] = round(resident(), 1)
+            memory[f"{number / fps / 60:.0f} min"] = round(resident_mb(), 1)
     spent = time.perf_counter() - began
     cpu = time.process_time() - cpu
-    memory["end"] = round(resident(), 1)
+    memory["end"] = round(resident_mb(), 1)
     steps = np.array(steps)
     seam = np.arange(len(steps)) % args.hop == args.hop - 1
     compute = np.array(hops[2:])
@@ -104,8 +92,8 @@ def main() -> None:
     for name, value in found.items():
         print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     print("compared with: a song's own pace is a real-time factor of 1; a video without seams has seam_over_interior 1")
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -11,25 +11,22 @@ Prints the FLOPs of both, with each saving alone, at CHAMP's own size; then, for
 assets/dancers, the median time of steps taken in turns from the same state on the same batches, and how far their losses are apart.
 """
 
-import argparse
-import contextlib
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.champ_way import ONE_TOKEN, UNPROJECTED, plainly
+from benchmarks.common import DANCERS, make_parser
 from champ_jax.checkpoint.weights import save_weights
 from champ_jax.config import load_config
 from champ_jax.data.records import open_records
 from champ_jax.models import reference as reference_module
 from champ_jax.models.animator import init_params
-from champ_jax.models.unet import UNet
 from champ_jax.nn.attention import Attention
-from champ_jax.nn.blocks import BlockReference, SpatialTransformer
 from champ_jax.nn.kernels import attend
 from champ_jax.parallel import flops
 from champ_jax.parallel.mesh import make_mesh, shard_batch
@@ -43,7 +40,6 @@ WIDTHS = {"unet": {"channels": (32, 64, 128, 128), "context_dim": 76, "heads": 4
           "clip": {"hidden": 104, "intermediate": 416, "heads": 4, "projection": 76},
           "guidance": {"channels": (8, 16, 32, 64), "out_channels": 32, "heads": 4, "groups": 8}}  # fmt: skip
 SAVINGS = ("encoders", "reference", "token", "dead")
-DATA = "assets/dancers"
 
 
 def repeated_reference(self, x, reference, share, coarse=None, strength=None):
@@ -57,18 +53,6 @@ def repeated_reference(self, x, reference, share, coarse=None, strength=None):
     return self._join(attend(queries, *self.project(both))).reshape(x.shape)
 
 
-def unprojected(self, block, name, features):
-    """UNet._project that leaves the tokens for the attention to project."""
-    tokens = features[name].tokens.astype(self.compute)
-    return BlockReference(tokens, tokens, None, features[name].moments)
-
-
-def full_attention(self, hidden, read):
-    """SpatialTransformer._cross with queries, a key and a softmax over it."""
-    batch, frames, tokens, width = hidden.shape
-    return self.attn2(self.norm2(hidden).reshape(batch, frames * tokens, width), read.context).reshape(hidden.shape)
-
-
 def to_the_end(unet, latents, context, guidance):
     """reference._features that computes the network's output too."""
     apart = lambda x: None if x is None else x.reshape(-1, *x.shape[2:])  # noqa: E731
@@ -79,24 +63,19 @@ def to_the_end(unet, latents, context, guidance):
 
 
 PLAIN = {
-    "reference": ((Attention, "with_reference", repeated_reference), (UNet, "_project", unprojected)),
-    "token": ((SpatialTransformer, "_cross", full_attention),),
+    "reference": ((Attention, "with_reference", repeated_reference), UNPROJECTED),
+    "token": (ONE_TOKEN,),
     "dead": ((reference_module, "_features", to_the_end),),
 }
 
 
-@contextlib.contextmanager
-def without(*savings: str):
-    """While tracing inside: the model does in the plain way what these savings save."""
-    with contextlib.ExitStack() as stack:
-        for saving in savings:
-            for target, name, plain in PLAIN.get(saving, ()):
-                stack.enter_context(mock.patch.object(target, name, plain))
-        yield
+def saving(*savings: str):
+    """While tracing inside: the model saves these, and does the rest in the plain way."""
+    return plainly(replaced for name, plain in PLAIN.items() if name not in savings for replaced in plain)
 
 
 def configured(stage: str, small: bool, savings: tuple[str, ...]):
-    """The stage's own configuration, with encoder cache or without; a small one for the clips of DATA."""
+    """The stage's own configuration, with encoder cache or without; a small one for the clips of DANCERS."""
     config = load_config(f"stage_{stage.lower()}").unlock()
     # A dropped photo is masked here and left out by a branch in CHAMP: without dropout both do the same.
     config.loss.reference_dropout = 0.0
@@ -104,7 +83,7 @@ def configured(stage: str, small: bool, savings: tuple[str, ...]):
     if small:
         config.compute_dtype = "float32"
         config.model = {"kinds": ("depth", "normal", "semantic_map", "dwpose")}
-        config.data.update({"directory": DATA, "size": 96, "batch_size": 1, "augment": "none"})
+        config.data.update({"directory": DANCERS, "size": 96, "batch_size": 1, "augment": "none"})
         config.optim.update({"accumulation": 1, "learning_rate": 1e-3, "warmup": 1})
         config.loss.update({"music_share": 0.0} if stage == "B" else {})
         if stage == "C":
@@ -118,11 +97,11 @@ def configured(stage: str, small: bool, savings: tuple[str, ...]):
 def full_size(stage: str) -> None:
     """Prints what a step of CHAMP's own size multiplies, plain, with each saving alone, and with all."""
     counted = {}
-    for savings in ((), *((saving,) for saving in SAVINGS), SAVINGS):
+    for savings in ((), *((each,) for each in SAVINGS), SAVINGS):
         config = configured(stage, False, savings)
         assembled = assemble_abstract(config)
         step, described, _ = compile_step(config, assembled, make_mesh({"replica": -1}, jax.devices()[:1]))
-        with without(*(saving for saving in SAVINGS if saving not in savings)):
+        with saving(*savings):
             traced = step.trace(described, batch_of(config, assembled), 0)
         counted[savings] = flops.count(traced.jaxpr, 128).model / 1e12
     plain = counted[()]
@@ -134,7 +113,7 @@ def full_size(stage: str) -> None:
 
 def small_runs(stage: str, steps: int) -> None:
     """Prints the times of both steps in turns, and how far apart their losses are."""
-    records = open_records(DATA, "train")
+    records = open_records(DANCERS, "train")
     runs = {}
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
@@ -157,7 +136,7 @@ def small_runs(stage: str, steps: int) -> None:
                 step, state, feed, mesh, savings = run
                 batch = shard_batch(feed.next(number), mesh)
                 began = time.perf_counter()
-                with without(*(saving for saving in SAVINGS if saving not in savings)):
+                with saving(*savings):
                     run[1], metrics = step(state, batch, 0)
                 losses[name].append(float(jax.block_until_ready(metrics["loss"])))
                 times[name].append(time.perf_counter() - began)
@@ -169,9 +148,9 @@ def small_runs(stage: str, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=("B", "C"), default="C")
-    parser.add_argument("--steps", type=int, default=12, help="timed steps of each (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--stage", choices=("B", "C"), default="C", help="whose step")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each")
     args = parser.parse_args()
     full_size(args.stage)
     small_runs(args.stage, args.steps)

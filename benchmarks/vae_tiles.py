@@ -7,8 +7,6 @@ untiled picture (1: no seam). `own` gives every tile its own statistics of the n
 Memory is the compiler's figure for what it needs beside weights, input and output.
 """
 
-import argparse
-from pathlib import Path
 from unittest import mock
 
 import jax
@@ -16,17 +14,18 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from benchmarks.common import PHOTO, make_parser
 from champ_jax.models import vae_tiles
 from champ_jax.models.vae import VAE, VAEConfig
 
 CONFIG = VAEConfig(channels=(32, 64, 128, 128), groups=8)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--tile", type=int, default=160)
-    parser.add_argument("--overlaps", type=int, nargs="+", default=[96, 32])
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--size", type=int, default=320, help="pixels of a side of the picture")
+    parser.add_argument("--tile", type=int, default=160, help="pixels of a side of a tile")
+    parser.add_argument("--overlaps", type=int, nargs="+", default=[96, 32], help="pixels that tiles share")
     parser.add_argument("--exact", action="store_true", help="also with the whole picture's statistics (slow)")
     args = parser.parse_args()
     graphdef, state = nnx.split(VAE(CONFIG, nnx.Rngs(0)))
@@ -35,7 +34,7 @@ def main():
         compiled = jax.jit(lambda state, x: function(nnx.merge(graphdef, state), x)).lower(state, x).compile()
         return np.asarray(compiled(state, x)), compiled.memory_analysis().temp_size_in_bytes / 2**20
 
-    photo = Image.open(Path(__file__).resolve().parents[1] / "assets" / "photo.png").convert("RGB").resize((args.size,) * 2)
+    photo = Image.open(PHOTO).convert("RGB").resize((args.size,) * 2)
     mean, _ = run(lambda vae, x: vae.encode(x)[0], np.asarray(photo, np.float32) / 127.5 - 1)
     whole, memory = run(VAE.decode, mean)
     print(f"decode {args.size} x {args.size} whole: {memory:.0f} MiB")

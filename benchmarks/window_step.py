@@ -8,7 +8,6 @@ The plain way is that of CHAMP's pipeline: both halves of the guidance attend to
 anew for each frame, the unconditional half attends once more without them, and all query the one context token.
 """
 
-import argparse
 import contextlib
 from unittest import mock
 
@@ -17,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.champ_way import ONE_TOKEN, UNPROJECTED, plainly
+from benchmarks.common import DEMO, make_parser
 from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.models.animator import AnimatorConfig, merge, reference_config, split
 from champ_jax.models.reference import project_reference, reference_features
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn import kernels
 from champ_jax.nn.attention import Attention
-from champ_jax.nn.blocks import BlockReference, SpatialTransformer
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.parallel import flops
 
@@ -40,26 +40,9 @@ def both_halves(self, x, reference, share, coarse=None, strength=None):
     return jnp.concatenate([found[: batch // 2], alone])
 
 
-def unprojected(self, block, name, features):
-    """UNet._project that leaves the tokens for the attention to project."""
-    tokens = features[name].tokens.astype(self.compute)
-    return BlockReference(tokens, tokens, None, features[name].moments)
-
-
-def queried(self, hidden, read):
-    """SpatialTransformer._cross with queries, a key and a softmax over it."""
-    batch, frames, tokens, width = hidden.shape
-    return self.attn2(self.norm2(hidden).reshape(batch, frames * tokens, width), read.context).reshape(hidden.shape)
-
-
-@contextlib.contextmanager
 def champs_way():
     """While tracing inside, the network does the plain way's work."""
-    plain = ((Attention, "with_reference", both_halves), (UNet, "_project", unprojected), (SpatialTransformer, "_cross", queried))
-    with contextlib.ExitStack() as stack:
-        for target, name, way in plain:
-            stack.enter_context(mock.patch.object(target, name, way))
-        yield
+    return plainly([(Attention, "with_reference", both_halves), UNPROJECTED, ONE_TOKEN])
 
 
 def functions(graphdef):
@@ -90,10 +73,10 @@ def inputs(config: UNetConfig, frames: int, side: int):
 
 def main() -> None:
     """Compares the outputs at the demo's size, and counts at full size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="assets/weights/demo", help="whose outputs are compared (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=512, help="pixels, a side (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=24, help="of the window (default: %(default)s)")
+    parser = make_parser(__doc__)
+    parser.add_argument("--checkpoint", default=DEMO, help="whose outputs are compared")
+    parser.add_argument("--size", type=int, default=512, help="pixels, a side")
+    parser.add_argument("--frames", type=int, default=24, help="of the window")
     args = parser.parse_args()
 
     pipe = load_pipeline(args.checkpoint)

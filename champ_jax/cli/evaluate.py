@@ -44,9 +44,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Judges, writes, and prints the table."""
     from champ_jax.cli.sampling import progress, read_size
-    from champ_jax.evaluate.clips import Folders, find_clips
     from champ_jax.evaluate.efficiency import of_run
     from champ_jax.evaluate.files import join_parts, part_path, read_part, read_results, write_part, write_results
+    from champ_jax.evaluate.folders import Folders, find_clips
     from champ_jax.evaluate.judge import judge_clips, open_judge
     from champ_jax.evaluate.report import write_report
     from champ_jax.evaluate.summary import summarise

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 
 from champ_jax.data.pose_files import resample_pose
+from champ_jax.evaluate.catalogue import DISCO
 from champ_jax.evaluate.clips import Motion
-from champ_jax.evaluate.quality import DISCO
 from champ_jax.metrics import beats as beat_metrics
 from champ_jax.metrics import dance, motion, pose
 
@@ -42,22 +42,14 @@ def _speed(side: Motion) -> np.ndarray:
     """[T-1]: mean speed of the joints, torsos (or metres) a second."""
     if side.positions is None:
         return motion.body_speed(side.keypoints, side.confidence, side.fps)
-    return np.linalg.norm(np.diff(side.positions, axis=0), axis=-1).mean(-1) * side.fps
+    return motion.joint_speed(side.positions) * side.fps
 
 
 def _movement(side: Motion) -> dict[str, float]:
     """Of the motion alone."""
     if side.positions is not None:
-        return {"energy": float(_speed(side).mean()), "pfc": motion.contact(side.positions, up=1, fps=side.fps)}
-    track = (side.keypoints, side.confidence)
-    return {
-        "energy": float(_speed(side).mean()),
-        "jerk": motion.jerk(*track, side.fps),
-        "high_frequency": motion.high_frequency_share(*track, side.fps),
-        "foot_skate": motion.foot_skate(*track, side.fps),
-        "pfc_2d": motion.contact_2d(*track, side.fps),
-        "out_of_frame": motion.out_of_frame(*track, side.size) if side.size else float("nan"),
-    }
+        return motion.scores_3d(side.positions, side.fps)
+    return motion.scores(side.keypoints, side.confidence, side.fps, side.size)
 
 
 def _heard(side: Motion, music: np.ndarray) -> np.ndarray:
@@ -67,20 +59,11 @@ def _heard(side: Motion, music: np.ndarray) -> np.ndarray:
 
 def _to_music(side: Motion, music: np.ndarray) -> dict[str, float]:
     """Of the motion and the beats that fall into it."""
-    stops, heard = beat_metrics.motion_beats(_speed(side), side.fps), _heard(side, music)
+    heard = _heard(side, music)
     if len(heard) < 2:
         return {}
     joints = side.positions if side.positions is not None else side.keypoints[:, : dance.BODY_AND_FEET]
-    frames = heard * side.fps
-    return {
-        "beat_corrected": beat_metrics.alignment_corrected(stops, heard),
-        "beat_music": beat_metrics.alignment(stops, heard),
-        "beat_motion": beat_metrics.alignment_of_motion(stops, heard),
-        "beat_f1": beat_metrics.f1(stops, heard),
-        "beat_lag": beat_metrics.peak_lag(stops, heard, (len(joints)) / side.fps),
-        "beat_bailando": beat_metrics.alignment_bailando(joints, frames),
-        "beat_fact": beat_metrics.alignment_fact(joints, frames),
-    }
+    return beat_metrics.scores(beat_metrics.motion_beats(_speed(side), side.fps), heard, joints, side.fps)
 
 
 def _curves(side: Motion, music: np.ndarray) -> dict:
@@ -118,7 +101,7 @@ def dance_features(side: Motion, protocol: str) -> dict[str, np.ndarray]:
 
 
 def pose_scores(own: Motion, driving: Motion) -> dict[str, float]:
-    """pck_05, pck_10, mpjpe, oks and oks_ap of the generated pose track against the driving one, at the generated one's frames."""
+    """{metric: value} of the generated pose track against the driving one, at the generated one's frames; none of positions."""
     if own.positions is not None or driving.positions is not None:
         return {}
     count = len(own.keypoints)
@@ -126,13 +109,5 @@ def pose_scores(own: Motion, driving: Motion) -> dict[str, float]:
     truth, sure = resample_pose(driving.keypoints, driving.confidence, *rates, 0, count)
     if own.size and driving.size and own.size != driving.size:
         truth = truth * (np.array(own.size[::-1]) / np.array(driving.size[::-1])).astype(np.float32)
-    apart = pose.errors(own.keypoints, own.confidence, truth, sure)
-    similarity = pose.oks(own.keypoints, own.confidence, truth, sure)
-    values = {
-        "pck_05": pose.pck(apart, 0.05),
-        "pck_10": pose.pck(apart, 0.1),
-        "mpjpe": pose.mpjpe(apart),
-        "oks": float(np.nanmean(similarity)) if np.isfinite(similarity).any() else float("nan"),
-        "oks_ap": pose.oks_precision(similarity),
-    }
+    values = pose.scores(own.keypoints, own.confidence, truth, sure)
     return {name: value for name, value in values.items() if not np.isnan(value)}

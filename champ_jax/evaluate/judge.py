@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from champ_jax.config import did_you_mean
 from champ_jax.data.estimate.faces import FaceModel
 from champ_jax.data.estimate.models import open_estimator, open_faces
 from champ_jax.data.estimate.people import Estimator
 from champ_jax.data.estimate.tracks import follow
 from champ_jax.data.pose_files import write_keypoints
 from champ_jax.errors import UserError
+from champ_jax.evaluate.catalogue import DISCO, METRICS, PROTOCOLS, STRICT
 from champ_jax.evaluate.clips import Blocks, Clip, Frames, Motion
 from champ_jax.evaluate.dances import dance_features, dance_scores, pose_scores
 from champ_jax.evaluate.looks import Faces, Looks, embed_anywhere
 from champ_jax.evaluate.networks import Networks
-from champ_jax.evaluate.quality import DISCO, PROTOCOLS, STRICT, frame_scores
+from champ_jax.evaluate.quality import Quality
 from champ_jax.evaluate.sets import GROUPS, Features, FeatureSets
 from champ_jax.evaluate.steadiness import Steadiness
 from champ_jax.metrics.disco import resized
-from champ_jax.metrics.image import mean_finite
 
 
 @dataclass(frozen=True)
@@ -107,28 +108,29 @@ def _mean_of_others(faces: dict[str, np.ndarray], name: str) -> np.ndarray | Non
 
 def _judge_clip(clip: Clip, judge: Judge, sets: FeatureSets, part: Part, centre: np.ndarray | None) -> None:
     """Judges one clip; adds to the sets and the part."""
-    values: dict[str, float] = {}
-    real: dict[str, float] = {}
-    record: dict[str, Any] = {"name": clip.name, "frames": 0, "fps": clip.fps, "size": None, "notes": []}
-    motion = clip.motion
-    if clip.generated is not None:
-        motion = _judge_video(clip, judge, sets, part, centre, record, values, real)
+    record: dict[str, Any] = {"name": clip.name, "frames": 0, "fps": clip.fps, "size": None, "values": {}, "real": {}, "notes": []}
+    motion = clip.motion if clip.generated is None else _judge_video(clip, judge, sets, part, centre, record)
     driving = clip.reference_motion
     if driving is None and judge.estimator is not None and clip.reference is not None:
         driving = _estimate(clip.reference, judge.estimator, clip.fps)
     if motion is not None:
-        _judge_motion(clip, judge, part, motion, driving, record, values, real)
-    record |= {"values": values, "real": {name: value for name, value in real.items() if not np.isnan(value)}}
+        _judge_motion(clip, judge, part, motion, driving, record)
+    for name in record["values"]:
+        if name not in METRICS:
+            raise ValueError(f"there is no metric {name!r}{did_you_mean(name, METRICS)} (champ_jax/evaluate/catalogue.py lists all)")
     part.records.append(record)
 
 
-def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, record, values, real) -> Motion | None:
+def _judge_video(
+    clip: Clip, judge: Judge, sets: FeatureSets, part: Part, centre: np.ndarray | None, record: dict[str, Any]
+) -> Motion | None:
     """Judges the frames; returns the motion in them: as given, or as the estimator sees it."""
     _check_flow(clip)
+    quality = Quality(judge.protocol, judge.networks, clip.scores)
     steady = Steadiness(clip.flow, judge.networks["raft"])
     looks = Looks(judge.networks, clip.photo)
     faces = Faces(judge.faces, clip.photo, centre) if judge.faces is not None and clip.photo is not None else None
-    people, scores, count = [], {}, 0
+    people, count = [], 0
     if judge.estimator is not None:
         judge.estimator.begin()
     blocks = Blocks(clip.generated, clip.reference, clip.mask)
@@ -137,19 +139,14 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
             if judge.protocol == DISCO:
                 generated = resized(generated, reference.shape[1:3])
             _check_sizes(generated, reference)
-            found = frame_scores(reference, generated, judge.protocol, judge.networks, mask)
-            found |= clip.scores(generated, count) if clip.scores is not None else {}
-            for name, frames in found.items():
-                scores.setdefault(name, []).extend(frames)
+            quality.add(generated, reference, mask)
             sets.add(generated, reference)
         steady.add(generated, reference)
         looks.add(generated, reference)
-        track = _track(clip.motion, clip.fps, count, len(generated))
-        if judge.estimator is not None:
-            found = [judge.estimator.estimate(frame) for frame in generated]
-            people += found
         if faces is not None:
-            faces.add(generated, track)
+            faces.add(generated, _track(clip.motion, clip.fps, count, len(generated)))
+        if judge.estimator is not None:
+            people += [judge.estimator.estimate(frame) for frame in generated]
         record["size"] = list(generated.shape[1:3])
         count += len(generated)
     if not count:
@@ -158,28 +155,38 @@ def _judge_video(clip, judge: Judge, sets: FeatureSets, part: Part, centre, reco
     if blocks.longer:
         which = " and ".join(("the generated video", "the reference", "the mask")[number] for number in blocks.longer)
         record["notes"].append(f"{which} goes on after frame {count}; what has no partner is not judged")
-    for name, frames in scores.items():
-        mean = float("inf") if np.isinf(frames).all() else mean_finite(frames)
-        if not np.isnan(mean):
-            values[name] = mean
-        if same := int(np.isinf(frames).sum()):
-            record["notes"].append(f"{same} frames are equal to the reference: they stay out of the mean of {name}")
-    record["series"] = {name: [round(float(v), 6) for v in frames] for name, frames in scores.items()}
-    for found in (steady.values(), looks.values()):
-        values |= {name: pair[0] for name, pair in found.items() if not np.isnan(pair[0])}
-        real |= {name: pair[1] for name, pair in found.items()}
-    if "warp_error" in values:
+    record["notes"] += quality.notes()
+    record["series"] = quality.series()
+    _add(record, quality.values())
+    _add(record, *_pairs(steady.values() | looks.values()))
+    if "warp_error" in record["values"]:
         part.labels["warp_error"] = f"flow: {steady.source}"
         record["series"] |= steady.series()
     if {"seconds", "frames", "first_frame_seconds"} <= clip.made.keys():
-        values["frames_per_second"] = clip.made["frames"] / clip.made["seconds"]
-        values["first_frame_seconds"] = clip.made["first_frame_seconds"]
+        speed = clip.made["frames"] / clip.made["seconds"]
+        _add(record, {"frames_per_second": speed, "first_frame_seconds": clip.made["first_frame_seconds"]})
     if faces is not None:
-        values |= faces.values()
+        found = faces.values()
+        _add(record, found)
+        part.labels |= dict.fromkeys(found, judge.faces.name)
         if not faces.photo_found:
             record["notes"].append("no face is found in the photo: identity is not judged")
-    if judge.estimator is None:
-        return clip.motion
+    return clip.motion if judge.estimator is None else _seen_motion(clip, judge, people, record)
+
+
+def _add(record: dict[str, Any], values: Mapping[str, float], real: Mapping[str, float] | None = None) -> None:
+    """Adds to a clip's values, and to those of its reference, what is not nan."""
+    for kind, found in (("values", values), ("real", real or {})):
+        record[kind] |= {name: value for name, value in found.items() if not np.isnan(value)}
+
+
+def _pairs(found: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """(values, values of the reference) of {metric: (of the generated one, of the reference)}."""
+    return tuple({name: pair[side] for name, pair in found.items()} for side in (0, 1))
+
+
+def _seen_motion(clip: Clip, judge: Judge, people: list, record: dict[str, Any]) -> Motion | None:
+    """The motion that the estimator sees in the generated frames; left in `judge.tracks`, where that is a folder."""
     motion = _followed(people, clip.fps, tuple(record["size"]))
     if motion is None:
         record["notes"].append("the estimator finds nobody in the generated frames")
@@ -236,19 +243,18 @@ def _followed(people: list, fps: float, size: tuple[int, int]) -> Motion | None:
     return Motion(fps, track.keypoints, track.confidence, size)
 
 
-def _judge_motion(clip: Clip, judge: Judge, part: Part, motion: Motion, driving: Motion | None, record, values, real) -> None:
+def _judge_motion(clip: Clip, judge: Judge, part: Part, motion: Motion, driving: Motion | None, record: dict[str, Any]) -> None:
     """Judges the movement, by itself, to the music, against the driving one."""
     if not record["frames"]:
         count = len(motion.keypoints if motion.positions is None else motion.positions)
         record |= {"frames": count, "fps": motion.fps, "size": list(motion.size) if motion.size else None}
     found, curves = dance_scores(motion, driving, clip.beats)
-    values |= {name: pair[0] for name, pair in found.items()}
-    real |= {name: pair[1] for name, pair in found.items()}
+    _add(record, *_pairs(found))
     if curves:
         record["curves"] = curves
     if judge.estimator is not None and driving is not None:
         poses = pose_scores(motion, driving)
-        values |= poses
+        _add(record, poses)
         part.labels |= {name: f"poses: {judge.estimator_name}" for name in poses}
     true = dance_features(driving, judge.protocol) if driving is not None else {}
     for kind, vector in dance_features(motion, judge.protocol).items():

@@ -1,12 +1,12 @@
 """Scores of frames against the true ones, under the protocol that makes sense and under the one that papers publish."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from champ_jax.evaluate.catalogue import DISCO, STRICT
 from champ_jax.evaluate.networks import Networks
 from champ_jax.metrics import disco, image
-
-STRICT, DISCO = "strict", "disco-compat"
-PROTOCOLS = (STRICT, DISCO)
 
 
 def frame_scores(
@@ -22,17 +22,11 @@ def frame_scores(
     tables, with the wrapped PSNR, L1 by pixel count, grey SSIM and LPIPS of [0,1]; there the generated frames are scaled to the truth.
     networks: for LPIPS; left out without. mask: u8 [F,H,W], 1 on the person: adds scores inside it, of the strict kind.
     """
-    scores: dict[str, np.ndarray] = {}
     if protocol == DISCO:
         generated = disco.resized(generated, truth.shape[1:3])
-        scores = {"l1": disco.l1(truth, generated), "psnr": disco.psnr(truth, generated), "ssim": disco.ssim(truth, generated)}
-    else:
-        scores = {"l1": image.l1(truth, generated), "psnr": image.psnr(truth, generated), "ssim": image.ssim(truth, generated)}
-        if min(truth.shape[1:3]) >= image.SMALLEST_MS:
-            scores["ms_ssim"] = image.ms_ssim(truth, generated)
+    scores = (disco if protocol == DISCO else image).scores(truth, generated)
     if mask is not None:
-        scores["psnr_person"] = image.masked_psnr(truth, generated, mask)
-        scores["ssim_person"] = image.masked_ssim(truth, generated, mask)
+        scores |= image.person_scores(truth, generated, mask)
     for name in ("lpips_alex", "lpips_vgg") if networks else ():
         if network := networks[name]:
             scores[name] = network.call(*(lpips_pixels(frames, protocol) for frames in (generated, truth))).astype(np.float64)
@@ -43,3 +37,32 @@ def lpips_pixels(frames: np.ndarray, protocol: str) -> np.ndarray:
     """f32 [F,H,W,3] of u8 frames: in [-1,1], where LPIPS was trained, or in [0,1], where DisCo asks it."""
     pixels = frames.astype(np.float32) / np.float32(255)
     return pixels if protocol == DISCO else 2 * pixels - 1
+
+
+class Quality:
+    """Collects blocks of one clip: the scores of every frame, and further ones of the clip's own, `Clip.scores`."""
+
+    def __init__(self, protocol: str, networks: Networks, more: Callable[[np.ndarray, int], dict[str, np.ndarray]] | None):
+        self._protocol, self._networks, self._more, self._count = protocol, networks, more, 0
+        self._found: dict[str, list[float]] = {}
+
+    def add(self, generated: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> None:
+        """The next frames of both, u8 [n,H,W,3], and masks [n,H,W]."""
+        found = frame_scores(reference, generated, self._protocol, self._networks, mask)
+        found |= self._more(generated, self._count) if self._more is not None else {}
+        for name, frames in found.items():
+            self._found.setdefault(name, []).extend(frames)
+        self._count += len(generated)
+
+    def values(self) -> dict[str, float]:
+        """{metric: mean over the frames that have a finite value}; infinite where all frames are equal to the reference's."""
+        return {name: float("inf") if np.isinf(frames).all() else image.mean_finite(frames) for name, frames in self._found.items()}
+
+    def series(self) -> dict[str, list[float]]:
+        """{metric: its value of each frame}."""
+        return {name: [round(float(value), 6) for value in frames] for name, frames in self._found.items()}
+
+    def notes(self) -> list[str]:
+        """What is to be known of the means."""
+        same = {name: int(np.isinf(frames).sum()) for name, frames in self._found.items()}
+        return [f"{n} frames are equal to the reference: they stay out of the mean of {name}" for name, n in same.items() if n]

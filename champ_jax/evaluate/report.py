@@ -13,7 +13,8 @@ import numpy as np
 from champ_jax.evaluate import page
 from champ_jax.evaluate.catalogue import HIGHER, LOWER, METRICS, REAL
 from champ_jax.evaluate.chart import chart
-from champ_jax.evaluate.clips import Blocks, Clip, Motion, find_tracks
+from champ_jax.evaluate.clips import Blocks, Clip, Motion
+from champ_jax.evaluate.folders import find_tracks
 from champ_jax.files import write_text
 from champ_jax.infer.video import write_video
 from champ_jax.metrics.stats import Difference, paired_difference

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from champ_jax.evaluate.catalogue import DISCO
 from champ_jax.evaluate.networks import Network, Networks, resize_frames
-from champ_jax.evaluate.quality import DISCO
 from champ_jax.metrics import frechet
 from champ_jax.metrics.stats import Interval, jackknife
 

@@ -17,7 +17,7 @@ class Steadiness:
         self._flow, self._network = flow, network
         self._kept: tuple[np.ndarray, np.ndarray | None] | None = None
         self._done = 0  # pairs of frames so far
-        self._found: dict[str, tuple[list, list]] = {name: ([], []) for name in ("flicker", "motion_smoothness", "warp_error", "dtssd")}
+        self._found: dict[str, tuple[list, list]] = {}
 
     @property
     def source(self) -> str:
@@ -35,17 +35,21 @@ class Steadiness:
         for side, video in enumerate(videos):
             if video is None:
                 continue
-            if len(video) > 2:
-                self._found["motion_smoothness"][side].extend(temporal.smoothness(video))
             if len(video[pairs]) > 1:
-                self._found["flicker"][side].extend(temporal.flicker(video[pairs]))
+                self._extend(side, temporal.scores(video[pairs]))
+            if len(video) > 2:
+                self._extend(side, temporal.scores_between(video))
         if same and len(videos[0][pairs]) > 1:
-            self._found["dtssd"][0].extend(temporal.dtssd(videos[1][pairs], videos[0][pairs]))
             forward, seen = self._flows(videos[1][pairs])
             for side, video in enumerate(videos):
-                self._found["warp_error"][side].extend(temporal.warp_error(video[pairs][: len(forward) + 1], forward, seen))
+                self._extend(side, temporal.scores_along(video[pairs][: len(forward) + 1], forward, seen))
+            self._extend(0, temporal.scores_against(videos[1][pairs], videos[0][pairs]))
             self._done += len(videos[0][pairs]) - 1
         self._kept = tuple(None if video is None else video[-2:] for video in videos)
+
+    def _extend(self, side: int, scores: dict[str, np.ndarray]) -> None:
+        for name, values in scores.items():
+            self._found.setdefault(name, ([], []))[side].extend(values)
 
     def _flows(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of frames u8 [n,H,W,3]: flow to the next [n-1,H,W,2] and where it can be followed [n-1,H,W]."""
@@ -65,7 +69,7 @@ class Steadiness:
 
     def values(self) -> dict[str, Pair]:
         """{metric: (of the generated video, of the reference)}."""
-        return {name: (_mean(own), _mean(real)) for name, (own, real) in self._found.items() if own}
+        return {name: (_mean(own), _mean(real)) for name, (own, real) in self._found.items()}
 
     def series(self) -> dict[str, list[float]]:
         """Warp error of each pair of frames, for whoever looks for the worst place."""

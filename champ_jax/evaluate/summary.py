@@ -8,29 +8,15 @@ from typing import Any
 import numpy as np
 
 import champ_jax
-from champ_jax.evaluate.catalogue import METRICS
+from champ_jax.evaluate.catalogue import GROUPS, METRICS
 from champ_jax.evaluate.dances import FEATURES
 from champ_jax.evaluate.judge import Judge, Part
 from champ_jax.evaluate.networks import Network
-from champ_jax.evaluate.quality import DISCO
 from champ_jax.evaluate.sets import FeatureSets
 from champ_jax.metrics import dance, frechet, stats
 
 FORMAT = 1
 Row = dict[str, Any]
-API_ONLY = ("psnr_person", "ssim_person", "identity_top1", "style_colours")
-"""Metrics that need more than folders hold: absent rather than empty where they are not asked for."""
-NEEDS = {
-    "Quality": "needs --reference",
-    "Distribution": "needs --reference",
-    "Steadiness": "needs --generated",
-    "Identity": "needs --references with the photos, and --faces",
-    "Style": "needs --references with the photos",
-    "Pose": "needs --estimator, and --reference-motion or --reference",
-    "Music": "needs --motion or --estimator, and --music",
-    "Motion": "needs --motion or --estimator",
-    "Efficiency": "needs --run",
-}
 
 
 def summarise(part: Part, judge: Judge, efficiency: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -65,24 +51,19 @@ def _row(name: str, value: float, n: int, interval=stats.NONE, **more: Any) -> R
     row = {"name": name, "title": metric.title, "group": metric.group, "unit": metric.unit, "better": metric.better, "value": value}
     row |= {"low": low, "high": high, "n": n, "real": None, "through": "", "note": ""} | more
     if n < metric.least and not row["note"]:
-        what = "feature vectors" if name in ("fid", "kid", "fid_vid", "fvd") else "steps" if metric.group == "Efficiency" else "clips"
-        row["note"] = f"n = {n}: says little; {metric.least} {what} and more mean something"
+        row["note"] = f"n = {n}: says little; {metric.least} {metric.counts} and more mean something"
     return row
 
 
 def _missing(name: str, judge: Judge, reasons: Mapping[str, str]) -> Row:
     metric = METRICS[name]
     absent = metric.network and _network(name, judge) is None
-    why = reasons.get(name) or (judge.networks.missing(metric.network) if absent else NEEDS.get(metric.group, ""))
-    if name in ("frames_per_second", "first_frame_seconds"):
-        why = "needs NAME.made.json beside the videos, as champ-jax dance and animate leave it"
-    if name == "ms_ssim":
-        why = "needs frames of 176 pixels and more" if judge.protocol != DISCO else "is not part of this protocol"
-    return _row(name, math.nan, 0, note=why)
+    why = judge.networks.missing(metric.network) if absent else metric.needs or GROUPS[metric.group]
+    return _row(name, math.nan, 0, note=reasons.get(name) or why)
 
 
 def _shown_missing(name: str, judge: Judge) -> bool:
-    return name not in API_ONLY and (judge.protocol == DISCO or not name.endswith("_compat"))
+    return not METRICS[name].optional and METRICS[name].protocol in ("", judge.protocol)
 
 
 def _network(name: str, judge: Judge) -> Network | None:
@@ -92,8 +73,6 @@ def _network(name: str, judge: Judge) -> Network | None:
 
 def _through(name: str, part: Part, judge: Judge) -> str:
     """What a metric looked through, in words with hashes."""
-    if METRICS[name].group == "Identity" and judge.faces is not None and name != "identity_top1":
-        return judge.faces.name
     network = _network(name, judge)
     return network.label if network else part.labels.get(name, "")
 

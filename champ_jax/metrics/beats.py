@@ -9,6 +9,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.signal import argrelextrema, find_peaks
 
+from champ_jax.metrics.motion import joint_speed
+
 SIGMA = 0.05
 """Seconds by which a movement may miss the beat for a score of exp(-1/2)."""
 SMOOTHING = 0.083
@@ -54,13 +56,13 @@ def alignment_bailando(positions: np.ndarray, music_frames: np.ndarray) -> float
 
     Everything counts frames, so only values of one frame rate compare; theirs is 60.
     """
-    speed = gaussian_filter(_joint_speed(positions), COMPAT_SMOOTHING)
+    speed = gaussian_filter(joint_speed(positions), COMPAT_SMOOTHING)
     return alignment(argrelextrema(speed, np.less)[0], music_frames, COMPAT_FRAMES)
 
 
 def alignment_fact(positions: np.ndarray, music_frames: np.ndarray) -> float:
     """The number that FACT and POPDG publish: joints [F,J,2 or 3], music beats [m] as frames; no smoothing, minima of 21 frames."""
-    minima = argrelextrema(_joint_speed(positions), np.less, order=COMPAT_ORDER)[0]
+    minima = argrelextrema(joint_speed(positions), np.less, order=COMPAT_ORDER)[0]
     return alignment_of_motion(minima, music_frames, COMPAT_FRAMES)
 
 
@@ -110,6 +112,15 @@ def f1(movement: np.ndarray, music: np.ndarray) -> float:
     return 2 * matched / (len(movement) + len(music))
 
 
-def _joint_speed(positions: np.ndarray) -> np.ndarray:
-    """[F-1]: mean over joints of how far each of positions [F,J,D] moves in a frame."""
-    return np.linalg.norm(np.diff(np.asarray(positions, np.float64), axis=0), axis=-1).mean(-1)
+def scores(stops: np.ndarray, music: np.ndarray, joints: np.ndarray, fps: float) -> dict[str, float]:
+    """{metric: scalar} of joints [F,J,2 or 3] that stop at [n] seconds (`motion_beats`) to beats [m], m >= 2, that fall into them."""
+    frames = music * fps
+    return {
+        "beat_corrected": alignment_corrected(stops, music),
+        "beat_music": alignment(stops, music),
+        "beat_motion": alignment_of_motion(stops, music),
+        "beat_f1": f1(stops, music),
+        "beat_lag": peak_lag(stops, music, len(joints) / fps),
+        "beat_bailando": alignment_bailando(joints, frames),
+        "beat_fact": alignment_fact(joints, frames),
+    }

@@ -44,6 +44,11 @@ def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return each_frame(_grey_ssim, *_bytes(x, y))
 
 
+def scores(truth: np.ndarray, generated: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F]} of generated frames u8 [F,H,W,3] against the true ones, of one size."""
+    return {"l1": l1(truth, generated), "psnr": psnr(truth, generated), "ssim": ssim(truth, generated)}
+
+
 def _bytes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if x.dtype != np.uint8 or y.dtype != np.uint8:
         raise ValueError(f"DisCo's numbers are those of uint8 frames, got {x.dtype} and {y.dtype}")

@@ -91,6 +91,19 @@ def masked_ssim(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return each_frame(one, *_paired(x, y), mask)
 
 
+def scores(truth: np.ndarray, generated: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F]} of generated frames [F,H,W,3] against the true ones: all that fit their size."""
+    found = {"l1": l1(truth, generated), "psnr": psnr(truth, generated), "ssim": ssim(truth, generated)}
+    if min(truth.shape[1:3]) >= SMALLEST_MS:
+        found["ms_ssim"] = ms_ssim(truth, generated)
+    return found
+
+
+def person_scores(truth: np.ndarray, generated: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F]} of generated frames [F,H,W,3] against the true ones where mask [F,H,W] is 1."""
+    return {"psnr_person": masked_psnr(truth, generated, mask), "ssim_person": masked_ssim(truth, generated, mask)}
+
+
 def mean_finite(values: Sequence[float] | np.ndarray) -> float:
     """Mean of the finite ones of values [N]: identical frames (inf dB) and empty masks (nan) do not count. nan if none is left."""
     values = np.asarray(values, np.float64)

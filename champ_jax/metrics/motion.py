@@ -41,6 +41,11 @@ def body_speed(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> np.
     return (mean / torso_length(keypoints, confidence) * fps).astype(np.float32)
 
 
+def joint_speed(positions: np.ndarray) -> np.ndarray:
+    """f64 [F-1]: mean over joints of how far each of positions [F,J,2 or 3] moves in a frame."""
+    return np.linalg.norm(np.diff(np.asarray(positions, np.float64), axis=0), axis=-1).mean(-1)
+
+
 def motion_energy(keypoints: np.ndarray, confidence: np.ndarray, fps: float) -> float:
     """Mean of `body_speed` over the clip, in torso lengths a second; 0 for a person who stands still.
 
@@ -140,6 +145,27 @@ def contact(positions: np.ndarray, up: int = 2, compat: bool = False, fps: float
     speeds = np.linalg.norm(np.diff(positions[..., flat], axis=0), axis=-1)[1:] * scale
     left, right = (speeds[:, list(foot)].min(-1) for foot in SMPL_FEET)
     return 1e4 * _contact(acceleration, left, right)
+
+
+def scores(keypoints: np.ndarray, confidence: np.ndarray, fps: float, size: tuple[int, int] | None) -> dict[str, float]:
+    """{metric: scalar} of a pose track alone: keypoints [F,J,2] pixels, confidence [F,J], F >= 4, of frames of `size` (H, W) if known.
+
+    nan for what needs feet in the picture, more frames, or the size.
+    """
+    track = (keypoints, confidence)
+    return {
+        "energy": motion_energy(*track, fps),
+        "jerk": jerk(*track, fps),
+        "high_frequency": high_frequency_share(*track, fps),
+        "foot_skate": foot_skate(*track, fps),
+        "pfc_2d": contact_2d(*track, fps),
+        "out_of_frame": out_of_frame(*track, size) if size else float("nan"),
+    }
+
+
+def scores_3d(positions: np.ndarray, fps: float) -> dict[str, float]:
+    """{metric: scalar} of SMPL joints [F,24,3] in metres, y up, F >= 3, alone."""
+    return {"energy": float((joint_speed(positions) * fps).mean()), "pfc": contact(positions, up=1, fps=fps)}
 
 
 def _contact(acceleration: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:

@@ -32,6 +32,19 @@ def errors(predicted: np.ndarray, sure: np.ndarray, truth: np.ndarray, confidenc
     return np.where(confidence[:, BODY] >= THRESHOLD, apart, np.nan)
 
 
+def scores(predicted: np.ndarray, sure: np.ndarray, truth: np.ndarray, confidence: np.ndarray) -> dict[str, float]:
+    """{metric: scalar} of a predicted pose track [F,J,2], `sure` [F,J], against the true one; nan where the truth shows nobody."""
+    apart = errors(predicted, sure, truth, confidence)
+    similarity = oks(predicted, sure, truth, confidence)
+    return {
+        "pck_05": pck(apart, 0.05),
+        "pck_10": pck(apart, 0.1),
+        "mpjpe": mpjpe(apart),
+        "oks": float(np.nanmean(similarity)) if np.isfinite(similarity).any() else float("nan"),
+        "oks_ap": oks_precision(similarity),
+    }
+
+
 def mpjpe(apart: np.ndarray) -> float:
     """Mean error of `errors` [F,18] over the joints that both show, in body heights: a scalar; nan if there is none."""
     found = apart[np.isfinite(apart)]

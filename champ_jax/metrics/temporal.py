@@ -87,6 +87,26 @@ def smoothness(frames: np.ndarray) -> np.ndarray:
     return each_frame(one, frames[:-2], frames[1:-1], frames[2:])
 
 
+def scores(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F-1]} of each of frames u8 [F,H,W,3], F >= 2, and the next one."""
+    return {"flicker": flicker(frames)}
+
+
+def scores_between(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F-2]} of each of frames u8 [F,H,W,3], F >= 3, between its neighbours."""
+    return {"motion_smoothness": smoothness(frames)}
+
+
+def scores_along(frames: np.ndarray, forward: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F-1]} of each of frames u8 [F,H,W,3] and the next one along a flow [F-1,H,W,2], where `seen` bool [F-1,H,W]."""
+    return {"warp_error": warp_error(frames, forward, seen)}
+
+
+def scores_against(truth: np.ndarray, generated: np.ndarray) -> dict[str, np.ndarray]:
+    """{metric: f64 [F-1]} of how generated frames u8 [F,H,W,3] change to the next one, against how the true ones do."""
+    return {"dtssd": dtssd(truth, generated)}
+
+
 def adjacent_consistency(features: np.ndarray) -> np.ndarray:
     """Cosine of the features [F,D] of successive frames: f64 [F-1]."""
     unit = _unit_length(features)

@@ -1,7 +1,6 @@
 """The page as it is served: to a browser, to programs that send what no page would, and from the command line."""
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +19,7 @@ from tests.infer.tiny import TINY_M2P, save_tiny, tiny_config
 
 pytest.importorskip("gradio", reason="the page is made with Gradio")
 httpx = pytest.importorskip("httpx")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+pytest_plugins = ("tests.browser",)
 API = "/gradio_api"
 
 
@@ -40,17 +37,6 @@ def url(pipe):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return save_files(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tried out in a browser by playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: the page is not tried out")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

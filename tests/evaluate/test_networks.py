@@ -7,8 +7,9 @@ import pytest
 
 from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.errors import UserError
+from champ_jax.evaluate.catalogue import PROTOCOLS
 from champ_jax.evaluate.networks import BUILDERS, FILES, Networks
-from champ_jax.evaluate.quality import PROTOCOLS, frame_scores
+from champ_jax.evaluate.quality import frame_scores
 from champ_jax.evaluate.sets import FeatureSets
 from tests.evaluate import nets
 from tests.metrics.real import recorded

@@ -14,9 +14,7 @@ from champ_jax.evaluate.files import read_results
 from champ_jax.evaluate.report import verdict
 from tests.evaluate.films import save_folders
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+pytest_plugins = ("tests.browser",)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +35,6 @@ def evaluated(tmp_path_factory):
 
 OPTIONS = {"generated": "generated", "reference": "reference", "references": "photos", "motion": "motion", "music": "music"}
 OPTIONS |= {"reference-motion": "true_motion"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tried out in a browser by playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: the page is not tried out")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
 
 
 def open_page(browser, path, **settings):
