@@ -10,11 +10,10 @@ import numpy as np
 
 from champ_jax.checkpoint.integrity import flatten
 from champ_jax.checkpoint.weights import unflatten
-from champ_jax.config import did_you_mean
 from champ_jax.convert.checkpoints import import_checkpoint
 from champ_jax.convert.formats import Weights, find, merge_config, place
 from champ_jax.convert.motion import split_temporal
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 
 HEAD = ("norm_out", "conv_out")
 
