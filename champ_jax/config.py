@@ -5,7 +5,6 @@ touches a device or the network, so a configuration can be read and checked on a
 """
 
 import ast
-import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -19,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.files import write_text
 
 PREFIX = "--config."
@@ -147,12 +146,6 @@ def _parse(path: str, text: str, current: Any) -> Any:
     if type(value) is type(current):
         return value
     raise UserError(f"{PREFIX}{path}={text}: expected {type(current).__name__} like {current!r}.")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """', did you mean "x"?' for the known word nearest to `word`, or '' when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:

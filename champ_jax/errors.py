@@ -1,4 +1,7 @@
-"""The exceptions that a user can act on."""
+"""The exceptions that a user can act on, and how they name what may have been meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -16,3 +19,9 @@ class WorkdirError(UserError):
     cannot help."""
 
     exit_code = 78
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """', did you mean "x"?' for the known word nearest to `word`, or '' when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -61,9 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check(config) -> None:
     """Raises UserError, before anything is trained, for choices, settings, models or data that there are not."""
-    from champ_jax.config import did_you_mean
     from champ_jax.data.records import open_records
-    from champ_jax.errors import UserError
+    from champ_jax.errors import UserError, did_you_mean
     from champ_jax.train.assemble import assemble_abstract
 
     if len(config.variants) < 2:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from champ_jax import __version__
-from champ_jax.config import PREFIX, did_you_mean
-from champ_jax.errors import UserError
+from champ_jax.config import PREFIX
+from champ_jax.errors import UserError, did_you_mean
 
 COMMANDS = (
     "prepare", "train", "plan", "status", "dance", "animate", "live", "app", "evaluate", "compare", "ablate", "dancers", "quickstart",

@@ -72,8 +72,7 @@ def check(args: argparse.Namespace) -> None:
 
     import jax
 
-    from champ_jax.config import did_you_mean
-    from champ_jax.errors import UserError
+    from champ_jax.errors import UserError, did_you_mean
     from champ_jax.export.quantise import PRECISIONS
 
     if args.precision not in PRECISIONS:

@@ -14,7 +14,6 @@ from typing import Any
 from champ_jax.checkpoint.run import is_model, open_model
 from champ_jax.checkpoint.tensors import LazyArray, read_safetensors, write_safetensors
 from champ_jax.checkpoint.weights import CONFIG, DTYPES, KEPT, check_replaceable, replace_folder, save_weights
-from champ_jax.config import did_you_mean
 from champ_jax.convert import kinds
 from champ_jax.convert.formats import OWN_CONFIG, Lacking, Weights, hidden, merge_config, overlay, place, plain, read, write
 from champ_jax.convert.hub import local_path
@@ -22,7 +21,7 @@ from champ_jax.convert.kinds import KINDS, OWN, Kind
 from champ_jax.convert.lora import is_lora, merge_lora, peft_alpha
 from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.models.lora import with_lora
 from champ_jax.nn.quantised import refuse_quantised
 from champ_jax.trees import flatten

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax.config import did_you_mean
 from champ_jax.convert.checkpoints import import_checkpoint
 from champ_jax.convert.formats import Weights, find, merge_config, place
 from champ_jax.convert.motion import split_temporal
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.trees import flatten, unflatten
 
 HEAD = ("norm_out", "conv_out")

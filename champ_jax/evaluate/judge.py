@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from champ_jax.config import did_you_mean
 from champ_jax.data.estimate.faces import FaceModel
 from champ_jax.data.estimate.models import open_estimator, open_faces
 from champ_jax.data.estimate.people import Estimator
 from champ_jax.data.estimate.tracks import follow
 from champ_jax.data.pose_files import write_keypoints
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.evaluate.catalogue import DISCO, METRICS, PROTOCOLS, STRICT
 from champ_jax.evaluate.clips import Blocks, Clip, Frames, Motion
 from champ_jax.evaluate.dances import dance_features, dance_scores, pose_scores

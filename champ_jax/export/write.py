@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from champ_jax.checkpoint.weights import check_replaceable, replace_folder
-from champ_jax.config import did_you_mean
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.export.graphs import Arrays, Graph, Shapes, make_graphs, manifest
 from champ_jax.export.onnx import check_onnx, write_onnx
 from champ_jax.export.stablehlo import write_stablehlo

@@ -8,9 +8,8 @@ from typing import Any
 
 from flax import nnx
 
-from champ_jax.config import did_you_mean
 from champ_jax.dims import GUIDANCE_KINDS
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.models.clip import CLIP, CLIPConfig
 from champ_jax.models.face_id import FaceID, FaceIDConfig
 from champ_jax.models.guidance import Fusion, GuidanceConfig, GuidanceEncoder

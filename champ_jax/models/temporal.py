@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.config import did_you_mean
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.models.temporal_kinds import Conv3D, Hybrid, RotaryTransformer
 from champ_jax.models.temporal_modelscope import TemporalConv, TemporalTransformer
 from champ_jax.nn.attention import Attention

@@ -25,14 +25,14 @@ ALLOWED = {
     "metrics": {"dims", "pose", "audio", "diffusion"},
     "parallel": {"dims"},
     "checkpoint": {"dims", "parallel"},
-    "models": {"dims", "config", "nn", "diffusion", "pose", "audio", "checkpoint"},
+    "models": {"dims", "nn", "diffusion", "pose", "audio", "checkpoint"},
     "data": {"dims", "pose", "audio"},
     "infer": LOWER | {"convert"},
     "evaluate": LOWER | {"convert", "infer"},
     "app": LOWER | {"convert", "infer"},
     "train": LOWER | {"convert", "infer", "evaluate"},
-    "convert": {"dims", "config", "nn", "diffusion", "pose", "checkpoint", "models"},
-    "export": {"dims", "config", "nn", "diffusion", "pose", "audio", "checkpoint", "models", "infer"},
+    "convert": {"dims", "nn", "diffusion", "pose", "checkpoint", "models"},
+    "export": {"dims", "nn", "diffusion", "pose", "audio", "checkpoint", "models", "infer"},
 }
 WITHOUT_FLAX = ("data", "diffusion", "pose", "audio", "metrics", "parallel", "checkpoint")
 ONE_HOME = {"orbax": "checkpoint/store.py", "tensorboardX": "train/log.py"}
