@@ -66,7 +66,7 @@ def import_checkpoint(path: str | Path, kind: str | None = None, loras: Sequence
     """Reads a checkpoint of any kind, whole; tensors are LazyArrays that stay in their file.
 
     Args:
-      path: a file or folder, or "hf:owner/name[/file][@revision]".
+      path: a file or folder, or `"hf:owner/name[/file][@revision]"`.
       kind: a name of KINDS; recognised when None.
       loras: files of low-rank changes and how strongly each is merged into the weights; for kinds of one file.
 

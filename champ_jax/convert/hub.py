@@ -11,7 +11,7 @@ PREFIX = "hf:"
 
 
 def local_path(path: str | Path) -> Path:
-    """The file or folder that `path` means: a local one, or "hf:owner/name[/file][@revision]", which is fetched.
+    """The file or folder that `path` means: a local one, or `"hf:owner/name[/file][@revision]"`, which is fetched.
 
     Raises UserError when there is none, when huggingface_hub is not installed, or when the hub does not give it.
     """

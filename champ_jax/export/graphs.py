@@ -100,7 +100,7 @@ def manifest(pipe: Pipeline, shapes: Shapes, graphs: list[Graph]) -> dict[str, A
     """What those who run the graphs need besides: their inputs and outputs, windows, rates, and the sampler's table.
 
     Of a denoising step the row has t; x0, two numbers, of which `x0[0] * latents + x0[1] * prediction` is the clean data; and mix
-    [2][6], what the next latents (0) and the next `last` (1) take of latents, last, the clean data now, those of one and of two
+    (2 rows of 6), what the next latents (0) and the next `last` (1) take of latents, last, the clean data now, those of one and of two
     steps ago, and fresh noise, as in `champ_jax.diffusion.samplers`.
     """
     own, config = pipe.settings, pipe.config

@@ -1,6 +1,6 @@
 """A photo and a song to a video with the ONNX graphs of this folder: no JAX and no champ_jax.
 
-python onnx_dance.py --image photo.png --music song.ogg --out dance.mp4 [--seconds 8] [--pose pose.json]
+    python onnx_dance.py --image photo.png --music song.ogg --out dance.mp4 [--seconds 8] [--pose pose.json]
 
 It needs onnxruntime, numpy, scipy, opencv-python-headless, pillow, librosa, soundfile, ml_dtypes and av. The photo's pose is
 read from --pose, or from a .json file of the photo's name beside it. Same photo, song and seed: the same video as

@@ -1,0 +1,1 @@
+"""Training: stages, the step, the loop, and what surrounds them."""
