@@ -93,7 +93,8 @@ def run_two(code: str, directory: Path, victim: int) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment |= {multihost.COORDINATOR: f"localhost:{port}", multihost.COUNT: "2"}
     # Orbax's threads may wait for minutes for the process that failed; a run leaves in this way too.
     code = f"{PREAMBLE}{code}\nleave(0)"

@@ -423,7 +423,7 @@ def test_bit_flips_over_all_files():
 
 RESTORED_ON_OTHER_MESHES = """
 import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp, numpy as np
 from champ_jax.checkpoint import store
 from champ_jax.parallel.mesh import make_mesh

@@ -29,7 +29,8 @@ def videos(tmp_path_factory):
     weights = save_tiny(folder / "model")
     found = {}
     for devices in (1, 2):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         out = folder / f"{devices}.npz"
         command = [sys.executable, "-c", CODE, str(weights), str(out)]
         printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout

@@ -30,7 +30,7 @@ def refused(function, *args):
 
 def on_devices(count: int, code: str) -> None:
     """Runs `code` after PRELUDE with `count` fake CPU devices."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"}
     subprocess.run([sys.executable, "-c", PRELUDE + code], cwd=REPOSITORY, env=environment, check=True)
 
 
@@ -173,7 +173,7 @@ def test_two_processes_share_a_batch_and_a_checkpoint(tmp_path):
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
         multihost.COORDINATOR: f"localhost:{port}",
         multihost.COUNT: "2",
     }

@@ -37,7 +37,8 @@ MOVES = ((8, {"replica": 2, "fsdp": 4}), (4, {"replica": 4}), (2, {"fsdp": 2}), 
 
 def train(devices: int, runs: list[dict]) -> list[list[float]]:
     """Losses of runs, one after another in one process with so many devices."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     done = subprocess.run([sys.executable, "-c", CODE, json.dumps(runs)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
