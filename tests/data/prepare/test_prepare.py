@@ -134,6 +134,27 @@ def test_drawn_skeletons_are_read_where_nothing_else_is_left(tmp_path):
     assert np.median(error) < 2
 
 
+@pytest.mark.parametrize("form", ["json", "npz"])
+def test_poses_that_do_not_say_their_size_are_in_pixels_of_the_frames_as_they_are(tmp_path, form):
+    size, frames = (192, 128), 36
+    clip = folder(tmp_path / "in" / "P00002", range(frames), maps=(), poses=False, size=size)
+    true, confidence = standing(frames, size)
+    if form == "npz":
+        np.savez(clip / "keypoints.npz", keypoints=true, confidence=confidence)
+    else:
+        (clip / "keypoints").mkdir()
+        for number in range(frames):
+            parts = {"pose": slice(0, 18), "face": slice(24, 92), "hand_left": slice(92, 113), "hand_right": slice(113, 134)}
+            rows = np.concatenate([true[number], confidence[number, :, None]], -1)
+            person = {f"{name}_keypoints_2d": rows[part].ravel().tolist() for name, part in parts.items()}
+            (clip / "keypoints" / f"frame_{number}.json").write_text(json.dumps({"people": [person]}))
+    records_of(tmp_path / "in", tmp_path / "out")
+    record = open_records(tmp_path / "out", "train")[0]
+    found, seen = record.keypoints(np.arange(frames))
+    assert record.size == (96, 64) and (seen[:, :18] > 0.3).any()
+    np.testing.assert_allclose(found[seen > 0.3], true[seen > 0.3] / 2, atol=0.6)
+
+
 def test_frames_of_different_sizes_are_named(tmp_path):
     clip = folder(tmp_path / "in" / "part" / "clip", maps=())
     Image.new("RGB", (80, 96)).save(clip / "images" / "frame_9.png")
