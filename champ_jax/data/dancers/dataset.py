@@ -9,13 +9,11 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from champ_jax.data.dancers.clothes import PARTS
@@ -23,6 +21,7 @@ from champ_jax.data.dancers.identity import Identity, identity_colours, sample_i
 from champ_jax.data.dancers.mocap import Motion, load_motion
 from champ_jax.data.dancers.render import PART_COLOURS, render_clip, render_portrait
 from champ_jax.data.dancers.scene import sample_background, sample_camera, sample_light
+from champ_jax.data.workers import become_worker
 from champ_jax.errors import UserError
 
 __all__ = [
@@ -223,7 +222,7 @@ def make_dataset(
 def _rendered(plans: list[ClipPlan], waiting: Path, workers: int, progress: Callable | None) -> Iterator[dict]:
     """The records of the plans, in order, rendered by `workers` processes (in this one if 1)."""
     render = partial(_render_to_file, waiting=waiting)
-    pool = multiprocessing.get_context("spawn").Pool(workers, _start_worker) if workers > 1 else None
+    pool = multiprocessing.get_context("spawn").Pool(workers, become_worker) if workers > 1 else None
     try:
         for done, path in enumerate(pool.imap(render, plans) if pool else map(render, plans), 1):
             if progress:
@@ -233,13 +232,6 @@ def _rendered(plans: list[ClipPlan], waiting: Path, workers: int, progress: Call
         if pool:
             pool.terminate()
             pool.join()
-
-
-def _start_worker() -> None:
-    """A worker uses one core, and no accelerator for the songs' features."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    cv2.setNumThreads(1)
 
 
 def _render_to_file(plan: ClipPlan, waiting: Path) -> Path:

@@ -18,7 +18,7 @@ from champ_jax.cli.main import main
 from champ_jax.data.prepare.check_records import check_records
 from champ_jax.data.prepare.layouts import find
 from champ_jax.data.prepare.piece import Settings
-from champ_jax.data.prepare.run import PARTS, cut, prepare, publish, split_of
+from champ_jax.data.prepare.run import PARTS, cut, prepare, publish, split_of, stamp_of
 from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import open_records, splits_of, write_records
 from champ_jax.errors import UserError
@@ -266,6 +266,22 @@ def test_a_finished_piece_is_not_done_again_unless_its_source_changed(tmp_path):
     os.utime(path, (time.time() + 9, time.time() + 9))
     prepare(cut(found, SETTINGS)[0], SETTINGS, tmp_path / "out", progress=lambda *row: done.append(row))
     assert len(done) == 2
+
+
+def test_a_source_has_changed_with_any_of_its_files(tmp_path):
+    clip = folder(tmp_path / "in" / "P00002", range(3), maps=(), poses=False)
+    (clip / "keypoints").mkdir()
+    stamps = []
+    for name, text in (
+        ("keypoints/frame_0.json", "{}"),
+        ("keypoints/frame_0.json", '{"people": []}'),
+        ("music_features.npy", "rows"),
+        ("music_features.json", '{"spec": "mert768", "fps": 75}'),
+        ("license.txt", "CC0"),
+    ):
+        (clip / name).write_text(text)
+        stamps.append(stamp_of(find(tmp_path / "in").sources[0]))
+    assert len(set(stamps)) == 5
 
 
 def test_the_command_prints_writes_a_sheet_and_checks(tmp_path, capsys):
