@@ -112,9 +112,10 @@ def prepare(
     out: Path,
     workers: int = 1,
     share: tuple[int, int] = (0, 1),
+    again: bool = False,
     progress: Callable[[int, int, Report], None] = lambda done, total, report: None,
 ) -> None:
-    """Does the pieces of this share (index, count) that are not done yet.
+    """Does the pieces of this share (index, count) that are not done yet, or all of them `again`.
 
     Raises:
       UserError: a tool that all need is missing, or a worker died.
@@ -123,6 +124,8 @@ def prepare(
     folders = {key_of(piece, settings): piece for piece in mine}
     parts = out / PARTS
     parts.mkdir(parents=True, exist_ok=True)
+    for key in folders if again else ():
+        shutil.rmtree(parts / key, ignore_errors=True)
     left = {key: piece for key, piece in folders.items() if not (parts / key / "report.json").is_file()}
     done = len(folders) - len(left)
     for report in _work(left, settings, parts, workers):

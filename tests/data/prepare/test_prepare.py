@@ -251,6 +251,7 @@ def test_shards_make_what_one_process_makes(tmp_path):
     assert main([*arguments(tmp_path / "two"), "--shard", "1/2"]) == 0
     assert not (tmp_path / "two" / "dataset_info.json").exists()
     assert main([*arguments(tmp_path / "two"), "--shard", "0/2"]) == 0
+    assert main([*arguments(tmp_path / "two"), "--shard", "0/2", "--no-resume"]) == 0  # which leaves the other share's
     assert main(arguments(tmp_path / "two")) == 0
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
