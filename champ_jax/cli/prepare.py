@@ -132,9 +132,7 @@ def map_model(text: str) -> tuple[str, str]:
 
 def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], say) -> int:
     """Does the work and writes records and sheet."""
-    import shutil
-
-    from champ_jax.data.prepare.run import PARTS, check_folder, finish, is_done, prepare, publish
+    from champ_jax.data.prepare.run import check_folder, finish, is_done, prepare, publish
     from champ_jax.data.prepare.sheet import statistics, write_sheet
     from champ_jax.data.records import open_records
 
@@ -142,11 +140,9 @@ def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], sa
     if not args.no_resume and args.shard[1] == 1 and is_done(pieces, settings, args.out):
         say(f"{args.out} was made of these very files with these settings: nothing to do. --no-resume makes it again")
         return 0
-    if args.no_resume:
-        shutil.rmtree(args.out / PARTS, ignore_errors=True)
     with progress_bar("preparing", args.json) as progress:
         try:
-            prepare(pieces, settings, args.out, args.workers, args.shard, progress)
+            prepare(pieces, settings, args.out, args.workers, args.shard, args.no_resume, progress)
         except KeyboardInterrupt:
             print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
             return RESUMABLE
@@ -177,7 +173,9 @@ def offset_line(reports) -> str:
     """What the clips together say of an offset between sound and picture; "" when they say nothing."""
     import statistics
 
-    sure = [report.offset_s for report in reports if report.sure >= 4]
+    from champ_jax.data.prepare.offset import CHANCE
+
+    sure = [report.offset_s for report in reports if report.sure > CHANCE]
     if len(sure) < 5:
         return ""
     middle, spread = statistics.median(sure), statistics.pstdev(sure)

@@ -134,7 +134,7 @@ def open_encoded(records: Records, directory: str | os.PathLike, weights: str, s
         about = json.loads(path.read_text())
         shapes = about["shapes"]
         rows = {name: np.load(_data_path(directory, records.split, name), mmap_mode="r") for name in shapes}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no readable encoder cache ({error}). {again}") from error
     if about.get("weights") != weights:
         raise UserError(f"{path}: made by encoders {about.get('weights')}, but the model's are {weights}. {again}")

@@ -18,24 +18,28 @@ DRAWN_CONFIDENCE = 0.5
 NAMES = {"keypoints": ("keypoints", "kps"), "confidence": ("confidence", "conf")}
 
 
-def read_keypoints(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, Fraction | None]:
+def read_keypoints(path: Path, size: tuple[int, int], own: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray, Fraction | None]:
     """(keypoints f32 [T,134,2] in pixels of a frame of `size` (H, W), confidence f32 [T,134], frames a second if the file says so).
 
-    path: an .npz file with keypoints (or kps) [T,134,2], confidence (or conf) [T,134], and at will size (height, width) or W and H
-    of the frame that the pixels refer to, and fps; or a folder of JSON files, one a frame.
+    Args:
+      path: an .npz file with keypoints (or kps) [T,134,2], confidence (or conf) [T,134], and at will size (height, width) or W and H
+        of the frame that the pixels refer to, and fps; or a folder of JSON files, one a frame.
+      own: (H, W) of the frames that the poses were found in, which their pixels refer to if the file does not say it; `size` if None.
 
     Raises:
       UserError: it is neither; says what was expected.
     """
+    own = own or size
     if path.is_dir():
-        return *_read_folder(path), None
+        keypoints, confidence = _read_folder(path)
+        return _finite(keypoints * (np.array(size[::-1]) / own[::-1])), confidence, None
     try:
         with np.load(path, allow_pickle=False) as held:
             keypoints, confidence = (np.asarray(held[next(n for n in names if n in held)], np.float32) for names in NAMES.values())
-            frame = held["size"] if "size" in held else (held["H"], held["W"]) if "W" in held else size
+            frame = held["size"] if "size" in held else (held["H"], held["W"]) if "W" in held else own
             frame = np.asarray(frame, np.float64).reshape(2)
             fps = Fraction(float(held["fps"])).limit_denominator(1001) if "fps" in held else None
-    except (OSError, ValueError, TypeError, KeyError, EOFError, StopIteration, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, StopIteration, RuntimeError, OverflowError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot read poses ({error!r}); expected arrays keypoints [T,{J},2] and confidence [T,{J}]") from error
     if keypoints.ndim != 3 or keypoints.shape[1:] != (J, 2) or confidence.shape != keypoints.shape[:2] or not len(keypoints):
         raise UserError(f"{path}: keypoints {list(keypoints.shape)}, confidence {list(confidence.shape)}; expected [T,{J},2] and [T,{J}]")
@@ -84,7 +88,7 @@ def _read_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             f'{path}: no pose of OpenPose ({error!r}); expected {{"people": [{{"pose_keypoints_2d": [x, y, confidence, ...]}}]}}'
         ) from error
-    return keypoints, confidence.clip(0, 1)
+    return _finite(keypoints), _finite(confidence).clip(0, 1)
 
 
 def resample_pose(keypoints: np.ndarray, confidence: np.ndarray, rate: Fraction, fps: Fraction, first: int, count: int):

@@ -262,9 +262,10 @@ class Records:
             text = path.read_text()
             index = json.loads(text)
             infos = [ClipInfo(**{**row, "maps": tuple(row["maps"])}) for row in index["clips"]]
+            sizes = dict(index["files"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: unreadable index ({_line(error)}). Write the records again.") from error
-        for name, size in index["files"].items():
+        for name, size in sizes.items():
             file = self.directory / name
             found = file.stat().st_size if file.exists() else None
             if found != size:

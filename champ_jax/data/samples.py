@@ -57,7 +57,7 @@ def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.ran
         view = transforms.vary(view, clip.person_box, spec.augment, may_mirror, rng)
     if spec.stage == "A":
         start = _start(clip.n_frames - spec.frames, slot, slots, rng)
-        return _motion(clip, np.arange(start, start + spec.frames), view, spec)
+        return _window(clip, np.arange(start, start + spec.frames), view, spec)
     motion_frames = None
     if spec.stage == "C":
         targets = _start(clip.stored - spec.span, slot, slots, rng) + np.arange(spec.frames) * spec.stride
@@ -73,7 +73,7 @@ def make_sample(clip: Clip, slot: int, slots: int, spec: SampleSpec, rng: np.ran
     colours = transforms.draw_colours(spec.augment, rng) if rng is not None and spec.augment is not None else None
     sample |= _pixels(clip, targets, references, view, colours) if encoded is None else _rows(clip, targets, references, encoded)
     if motion_frames is not None:
-        sample["motion"] = _motion(clip, motion_frames, view, spec)
+        sample["motion"] = _window(clip, motion_frames, view, spec)
         sample["motion"]["index"] = (clip["frame_index"][targets] - motion_frames[0]).astype(np.int32)
     return sample
 
@@ -143,35 +143,36 @@ def _weights(references: int, rng: np.random.Generator | None) -> np.ndarray:
     return (np.arange(references) < count).astype(np.float32)
 
 
-def _motion(clip: Clip, frames: np.ndarray, view: transforms.View, spec: SampleSpec) -> Sample:
-    """Pose, face and music of consecutive motion frames. The reference is the first: the dance starts in its pose."""
-    sample = _pose(clip, frames, int(frames[0]), view, spec)
-    music, mask = _music(clip, frames, spec)
-    return sample | {"music": music, "music_mask": mask}
+def _window(clip: Clip, frames: np.ndarray, view: transforms.View, spec: SampleSpec) -> Sample:
+    """A stage A sample, of consecutive motion frames. The reference is the first: the dance starts in its pose."""
+    return _motion(clip, frames, int(frames[0]), view, spec)
 
 
 def _frames(clip: Clip, targets: np.ndarray, references: np.ndarray, view: transforms.View, spec: SampleSpec) -> Sample:
-    """Everything of a stage B or C sample but the photos: pose, music, guidance, masks."""
+    """Everything of a stage B or C sample but the photos: motion, guidance, masks."""
     motion = clip["frame_index"][targets]
-    sample = _pose(clip, motion, int(clip["frame_index"][references[0]]), view, spec)
+    sample = _motion(clip, motion, int(clip["frame_index"][references[0]]), view, spec)
     keypoints, confidence = view.points(*clip.keypoints(clip["frame_index"][references]))
-    music, mask = _music(clip, motion, spec)
     boxes = clip["face_box"]
     face_box = view.boxes(boxes[motion]) if len(boxes) else np.zeros((len(targets), 4), np.float32)
     guidance = {kind: _guidance(clip, kind, targets, sample, view) for kind in spec.kinds}
     person = np.stack([view.mask(clip.mask(number)) for number in targets])
     return sample | {
-        "music": music, "music_mask": mask, "face_box": face_box, "guidance": guidance, "mask": person,
-        "reference_keypoints": keypoints, "reference_confidence": confidence,
+        "face_box": face_box,
+        "guidance": guidance,
+        "mask": person,
+        "reference_keypoints": keypoints,
+        "reference_confidence": confidence,
         "reference_pose": np.stack([draw(points, sure, view.size) for points, sure in zip(keypoints, confidence)]),
-    }  # fmt: skip
+    }
 
 
-def _pose(clip: Clip, frames: np.ndarray, reference: int, view: transforms.View, spec: SampleSpec) -> Sample:
-    """Keypoints and face vectors of motion frames and of a reference motion frame."""
+def _motion(clip: Clip, frames: np.ndarray, reference: int, view: transforms.View, spec: SampleSpec) -> Sample:
+    """Keypoints and face vectors of motion frames and of a reference motion frame, and the music of the former."""
     keypoints, confidence = view.points(*clip.keypoints(frames))
     reference_keypoints, reference_confidence = view.points(*clip.keypoints(np.array([reference])))
     face, valid = _face(clip, frames, spec.face_dim)
+    music, mask = _music(clip, frames, spec)
     return {
         "keypoints": keypoints,
         "confidence": confidence,
@@ -180,6 +181,8 @@ def _pose(clip: Clip, frames: np.ndarray, reference: int, view: transforms.View,
         "face": face,
         "face_valid": valid,
         "reference_face": _reference_face(clip, reference, spec.face_dim),
+        "music": music,
+        "music_mask": mask,
         "seconds": clip.seconds(frames).astype(np.float32),
         "identity": np.int32(clip["identity_id"]),
     }

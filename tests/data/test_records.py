@@ -109,6 +109,14 @@ def test_a_flipped_byte_is_found(records, place):
     assert path.name in one_line(caught) and "(c" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"clips": []}', '{"clips": [], "files": 3}'])
+def test_a_damaged_index_is_named(records, text):
+    (records.directory / "index-train.json").write_text(text)
+    with pytest.raises(UserError, match="index-train.json: unreadable index") as caught:
+        open_records(records.directory, "train")
+    one_line(caught)
+
+
 def test_another_version_or_no_metadata_is_refused(records, tmp_path):
     with pytest.raises(UserError, match="no records here"):
         open_records(tmp_path / "nowhere", "train")

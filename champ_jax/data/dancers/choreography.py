@@ -28,21 +28,20 @@ EASE = 0.3  # playback dips by this share on every beat and gains it between: ac
 STRETCH_COST = 1.0  # what stretching a beat by a factor e costs, in accents
 
 
-def choreograph(motion: Motion, song: Song, fps: float, offset_beats: int = 0) -> Motion:
+def choreograph(motion: Motion, song: Song, fps: float) -> Motion:
     """A dance to a whole song: `motion` repeated, its accents on the song's beats.
 
     Args:
         motion: one period of a looping motion.
         song: its exact beats and downbeats (seconds) set the time.
         fps: frame rate of the result.
-        offset_beats: starts the loop this many beats early, for another dance to the same song.
 
     Returns:
         `Motion` of round(seconds of the song * fps) frames; frame i is at i / fps seconds of the song.
     """
     times = np.arange(round(len(song.audio) / song.rate * fps)) / fps
     first = int(np.argmin(np.abs(song.beats_s - song.downbeats_s[0])))
-    beats = beat_phase(times, song.beats_s) - first + offset_beats
+    beats = beat_phase(times, song.beats_s) - first
     # the style's mean tempo, not the song's: the same pose is danced to the same beat in every song of a style
     style_beat_s = 60 / float(np.mean(STYLES[song.style].tempo))
     return motion.resample(warp(motion, style_beat_s)(beats), fps)

@@ -9,38 +9,27 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from champ_jax.audio.features import features
+from champ_jax.data.codecs import encode_flow, encode_image
+from champ_jax.data.dancers.choreography import STYLE_MOTION, choreograph
 from champ_jax.data.dancers.clothes import PARTS
-from champ_jax.data.dancers.identity import Identity, identity_colours, sample_identity
+from champ_jax.data.dancers.identity import Identity, sample_identity
 from champ_jax.data.dancers.mocap import Motion, load_motion
 from champ_jax.data.dancers.render import PART_COLOURS, render_clip, render_portrait
 from champ_jax.data.dancers.scene import sample_background, sample_camera, sample_light
+from champ_jax.data.dancers.songs import compose
+from champ_jax.data.estimate.faces_dlib import FACE_MODEL, embed_face
+from champ_jax.data.records import write_records
+from champ_jax.data.workers import become_worker
 from champ_jax.errors import UserError
 from champ_jax.files import atomic_file
-
-__all__ = [
-    "sample_identity",
-    "identity_colours",
-    "load_motion",
-    "sample_camera",
-    "sample_light",
-    "sample_background",
-    "render_clip",
-    "render_portrait",
-    "ClipPlan",
-    "plan_split",
-    "render_record",
-    "make_dataset",
-    "SPLITS",
-]
 
 SPLITS = ("train", "motion", "test", "test_motion")
 SILENT = ("hops", "reach", "cartwheel")  # more poses for the frames, without music
@@ -100,11 +89,9 @@ def plan_split(
     pixels, for music-to-pose; "test" has other people, cameras, a motion and songs that the others never meet; "test_motion" those
     people and songs with the dances of the songs' styles, without pixels.
     """
-    from champ_jax.data.dancers.choreography import STYLE_MOTION
-
     if split not in SPLITS:
         raise UserError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    if identities < 1 or clips < 1 or seconds <= 0:
+    if identities < 1 or clips < 1 or not seconds > 0:
         raise UserError(f"nothing to render: {identities} identities with {clips} clips of {seconds} s each; all must be positive")
     if round(seconds * fps) < 1:
         raise UserError(f"clips of {seconds} s at {fps} frames a second have zero frames: give more seconds")
@@ -150,8 +137,6 @@ def plan_split(
 
 def render_record(plan: ClipPlan) -> dict:
     """The clip of a plan as a record (schema.py)."""
-    from champ_jax.data.codecs import encode_flow, encode_image
-
     rng = np.random.default_rng(plan.seed)
     identity = sample_identity(plan.identity)
     dance, about_song = _choreographed(plan)
@@ -212,8 +197,6 @@ def make_dataset(
     Finished clips wait in `out/.SPLIT-clips`, so an interrupted run goes on where it stopped; the split itself appears only when
     complete, and the waiting clips are then deleted. `progress(done, total)` is called after each clip.
     """
-    from champ_jax.data.records import write_records
-
     waiting = Path(out) / f".{split}-clips"
     waiting.mkdir(parents=True, exist_ok=True)
     count = write_records(out, split, _rendered(plans, waiting, workers, progress))
@@ -224,7 +207,7 @@ def make_dataset(
 def _rendered(plans: list[ClipPlan], waiting: Path, workers: int, progress: Callable | None) -> Iterator[dict]:
     """The records of the plans, in order, rendered by `workers` processes (in this one if 1)."""
     render = partial(_render_to_file, waiting=waiting)
-    pool = multiprocessing.get_context("spawn").Pool(workers, _start_worker) if workers > 1 else None
+    pool = multiprocessing.get_context("spawn").Pool(workers, become_worker) if workers > 1 else None
     try:
         for done, path in enumerate(pool.imap(render, plans) if pool else map(render, plans), 1):
             if progress:
@@ -234,13 +217,6 @@ def _rendered(plans: list[ClipPlan], waiting: Path, workers: int, progress: Call
         if pool:
             pool.terminate()
             pool.join()
-
-
-def _start_worker() -> None:
-    """A worker uses one core, and no accelerator for the songs' features."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    cv2.setNumThreads(1)
 
 
 def _render_to_file(plan: ClipPlan, waiting: Path) -> Path:
@@ -258,8 +234,6 @@ def _choreographed(plan: ClipPlan) -> tuple[Motion, Callable[[int, int], dict]]:
     loop = load_motion(plan.motion, plan.fps)
     if not plan.style:
         return loop.resample(np.arange(len(loop) + round(plan.seconds * plan.fps)) / plan.fps), lambda first, count: {}
-    from champ_jax.data.dancers.choreography import choreograph
-
     song, music = _song(plan.style, plan.song_seed, plan.fps, plan.music_spec)
 
     def about(first: int, count: int) -> dict:
@@ -282,17 +256,12 @@ def _choreographed(plan: ClipPlan) -> tuple[Motion, Callable[[int, int], dict]]:
 @lru_cache(maxsize=32)
 def _song(style: str, seed: int, fps: int, spec: str) -> tuple:
     """A song and its features f32 [F,Dm] at `fps`."""
-    from champ_jax.audio.features import features
-    from champ_jax.data.dancers.songs import compose
-
     song = compose(style, seed, bars=SONG_BARS)
     return song, np.asarray(features(song.audio, song.rate, fps, spec, beats=song.beats_s))
 
 
 @lru_cache(maxsize=4)
 def _face(identity: Identity) -> tuple[np.ndarray, str]:
-    from champ_jax.data.estimate.faces_dlib import FACE_MODEL, embed_face
-
     return embed_face(render_portrait(identity))[0], FACE_MODEL
 
 

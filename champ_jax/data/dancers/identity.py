@@ -85,17 +85,6 @@ def sample_identity(seed: int) -> Identity:
     )
 
 
-def identity_colours(identity: Identity) -> dict:
-    """The colours one tells the person by: {"skin","hair","top","bottom","shoes"} -> RGB tuple in [0,1] (main colour of each)."""
-    return {
-        "skin": identity.skin,
-        "hair": identity.top.second if identity.hair == "cap" else identity.hair_colour,
-        "top": identity.top.colour,
-        "bottom": identity.bottom.colour,
-        "shoes": identity.shoes.colour,
-    }
-
-
 def _outfit(rng: np.random.Generator, gender: float) -> tuple[Garment, Garment, Garment]:
     """Top, bottom and shoes; mostly plain, as on the street, and patterns coarse enough for frames of 96 pixels."""
     kind = str(rng.choice(TOPS, p=_unit([1, 3, 2.5, 0.3, 1.2] if gender < 0.5 else [1.5, 2.5, 2, 1.2, 1])))

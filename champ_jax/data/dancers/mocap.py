@@ -128,8 +128,8 @@ def leg_length(body: Body, shape: Shape) -> float:
 
 
 @functools.lru_cache(maxsize=32)
-def load_motion(name: str, fps: float = 24.0, seconds: float | None = None) -> Motion:
-    """A named motion at `fps`: one period of its loop (or `seconds` of it), facing +z on average and standing in place."""
+def load_motion(name: str, fps: float = 24.0) -> Motion:
+    """A named motion at `fps`: one period of its loop, facing +z on average and standing in place."""
     if name not in MOTIONS:
         raise UserError(f"motion {name!r} is unknown: expected one of {', '.join(MOTIONS)}")
     file, first, last, fade = MOTIONS[name]
@@ -138,7 +138,7 @@ def load_motion(name: str, fps: float = 24.0, seconds: float | None = None) -> M
         raise UserError(f"{path}: motion capture file is missing; restore assets/mocap of the repository")
     rotations, root, source_fps = (read_bvh if path.suffix == ".bvh" else read_deepmimic)(path)
     window = slice(round(first * source_fps), None if last is None else round(last * source_fps))
-    source = Motion(name, source_fps, to_quaternion(_local(rotations[window])), _in_place(rotations[window], root[window]), False)
+    source = Motion(name, source_fps, to_quaternion(_local(rotations[window])), _in_place(root[window]), False)
     source = _face_forward(source)
     period = source.duration - fade
     count = max(2, round(period * fps))
@@ -150,8 +150,7 @@ def load_motion(name: str, fps: float = 24.0, seconds: float | None = None) -> M
     rotations, root = motion.rotations.copy(), motion.root.copy()
     rotations[early] = slerp(tail.rotations, rotations[early], share[:, None])
     root[early] = tail.root + share[:, None] * (root[early] - tail.root)
-    motion = _move_fingers(Motion(name, fps, rotations, root, True))
-    return motion if seconds is None else motion.resample(np.arange(round(seconds * fps)) / fps)
+    return _move_fingers(Motion(name, fps, rotations, root, True))
 
 
 def read_deepmimic(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
@@ -319,7 +318,7 @@ def _local(rotations: np.ndarray) -> np.ndarray:
     return local
 
 
-def _in_place(rotations: np.ndarray, root: np.ndarray) -> np.ndarray:
+def _in_place(root: np.ndarray) -> np.ndarray:
     """Pelvis positions without travel: the straight-line drift goes, the rest stays within a step of the spot."""
     ramp = np.linspace(-0.5, 0.5, len(root))[:, None]
     flat = root[:, [0, 2]]

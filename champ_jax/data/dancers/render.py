@@ -128,8 +128,9 @@ def render_clip(identity: Identity, motion: Motion, camera: Camera, light: Light
     return out
 
 
-def render_portrait(identity: Identity, size: int = 320) -> np.ndarray:
-    """A neutral close-up of the face from the front, u8 [size,size,3]."""
+def render_portrait(identity: Identity) -> np.ndarray:
+    """A neutral close-up of the face from the front, u8 [320,320,3]."""
+    size = 320
     figure, body = dress(identity), load_body()
     shape, head = figure.shape, body.bone("head")
     tall = float(np.linalg.norm(shape.tails[head] - shape.heads[head]))

@@ -17,21 +17,20 @@ def pitch_hz(midi: float) -> float:
     return 440.0 * 2.0 ** ((midi - 69) / 12)
 
 
-def tone(hertz: float, seconds: float, cutoff: float = 2000.0, odd: bool = False, darken: float = 0.0) -> np.ndarray:
-    """A band-limited saw (or square, when `odd`) through a 12 dB low pass.
+def tone(hertz: float, seconds: float, cutoff: float = 2000.0, darken: float = 0.0) -> np.ndarray:
+    """A band-limited saw through a 12 dB low pass.
 
     Args:
         hertz: fundamental.
         seconds: length.
         cutoff: corner of the low pass in Hz.
-        odd: keep odd harmonics only.
         darken: decay of harmonic k in 1/s times k - 1: a plucked string loses its brightness.
 
     Returns:
         f32 [S], peak near 1.
     """
     count = max(1, min(int(0.45 * RATE / hertz), int(4 * cutoff / hertz) + 1, 48))
-    k = np.arange(1, count + 1)[:: 2 if odd else 1, None].astype(np.float32)
+    k = np.arange(1, count + 1)[:, None].astype(np.float32)
     t = _time(seconds)
     level = 1 / k / np.sqrt(1 + (k * hertz / cutoff) ** 4)
     voices = np.sin((2 * np.pi * hertz * t) * k) * level

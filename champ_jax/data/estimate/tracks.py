@@ -28,12 +28,12 @@ class Track:
     shots: np.ndarray
 
 
-def follow(people: list[People], cuts: np.ndarray, size: tuple[int, int], person: int | None = None, smooth: bool = True) -> Track:
+def follow(people: list[People], cuts: np.ndarray, size: tuple[int, int], person: int = 0, smooth: bool = True) -> Track:
     """The main person of each shot.
 
     Args:
       people: who was found in each frame. cuts: bool [T], where shots begin. size: (H, W) of the frames.
-      person: 0 for the most prominent of a shot, 1 for the next, and so on; None is 0.
+      person: 0 for the most prominent of a shot, 1 for the next, and so on. smooth: with less jitter, see `smoothed`.
     """
     count = len(people)
     keypoints, confidence = np.zeros((count, J, 2), np.float32), np.zeros((count, J), np.float32)
@@ -43,9 +43,9 @@ def follow(people: list[People], cuts: np.ndarray, size: tuple[int, int], person
         frames = np.flatnonzero(shots == shot)
         tracks = _link([people[frame] for frame in frames])
         ranked = sorted(tracks, key=lambda track: -_prominence(track, [people[frame] for frame in frames], size))
-        if len(ranked) <= (person or 0):
+        if len(ranked) <= person:
             continue
-        for place, number in ranked[person or 0].items():
+        for place, number in ranked[person].items():
             frame = frames[place]
             keypoints[frame], confidence[frame] = people[frame].keypoints[number], people[frame].confidence[number]
             present[frame] = True

@@ -83,7 +83,7 @@ def read_clip_folder(clip: Path, root: Path, layout: str) -> Source:
             "needs it: put the frames of the video into images/, with the same names"
         )
     for kind, files in maps.items():
-        _check_same(clip, images[0] if images else ".", frames, kind, files)
+        _check_same(images[0] if images else ".", frames, kind, files)
     given = (clip / name for name in ("keypoints.npz", "keypoints", "openpose"))
     keypoints = next((path for path in given if path.exists() and inside(path, root)), None)
     music = next((path for path in sorted(clip.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES and inside(path, root)), None)
@@ -96,7 +96,7 @@ def read_clip_folder(clip: Path, root: Path, layout: str) -> Source:
         maps=maps,
         keypoints=keypoints,
         music=music,
-        features=_features(clip, frames),
+        features=_features(clip, root, frames),
         subject=name,
         license=license_of(clip, root),
     )
@@ -126,7 +126,7 @@ def numbered(folder: Path) -> dict[int, Path]:
     return dict(sorted(files.items()))
 
 
-def _check_same(clip: Path, images: str, frames: dict[int, Path], kind: str, files: dict[int, Path]) -> None:
+def _check_same(images: str, frames: dict[int, Path], kind: str, files: dict[int, Path]) -> None:
     missing = [number for number in frames if number not in files]
     extra = [number for number in files if number not in frames]
     if not missing and not extra:
@@ -139,11 +139,12 @@ def _check_same(clip: Path, images: str, frames: dict[int, Path], kind: str, fil
     raise UserError(f"{what}: {files[extra[0]].name} has no frame; add it to {images}/, or remove it")
 
 
-def _features(clip: Path, frames: dict[int, Path]) -> Path | dict[int, Path] | None:
+def _features(clip: Path, root: Path, frames: dict[int, Path]) -> Path | dict[int, Path] | None:
     folder = clip / "music_features"
     if not folder.is_dir():
-        return next((path for path in (clip / "music_features.npy",) if path.is_file()), None)
-    files = sorted(folder.glob("*.npy"), key=lambda path: in_order(path.name))
+        file = clip / "music_features.npy"
+        return file if file.is_file() and inside(file, root) else None
+    files = sorted((path for path in folder.glob("*.npy") if inside(path, root)), key=lambda path: in_order(path.name))
     if len(files) == 1:
         return files[0]
     numbers = {int(found[-1]): path for path in files if (found := re.findall(r"\d+", path.stem))}

@@ -9,8 +9,6 @@ import numpy as np
 from champ_jax.pose.skeleton import BODY, THRESHOLD
 
 MOST_SECONDS = 0.5
-
-
 CHANCE = 6.0
 """Music and motion that have nothing to do with each other are hardly ever surer than this of an offset (median 3, in 10 s clips)."""
 

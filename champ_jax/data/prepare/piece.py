@@ -158,20 +158,24 @@ def prepare_piece(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[
     return _examples(piece, settings, tools, frames, track, music, size)
 
 
-def images_of(piece: Piece, settings: Settings) -> Iterator[tuple[np.ndarray | None, int]]:
-    """(image u8 [H,W,3] at the records' size, None where a folder has a gap; number of the frame in its
-    folder) of a piece's frames, in order."""
+def images_of(piece: Piece, settings: Settings) -> Iterator[tuple[np.ndarray | None, int, tuple[int, int]]]:
+    """(image u8 [H,W,3] at the records' size, None where a folder has a gap; number of the frame in its folder; the frame's own
+    (H, W)) of a piece's frames, in order."""
     source, fps = piece.source, settings.fps
     if source.is_video:
         about = media.probe(source.path)
         longest = round(max(about.width, about.height) * min(1.0, settings.size / min(about.width, about.height)))
         frames = media.read_frames(source.path, fps, float(piece.first / fps), piece.count, longest)
-        yield from ((image, 0) for image in frames)
+        yield from ((image, 0, (about.height, about.width)) for image in frames)
         return
     begin = min(source.frames)
     for number in range(piece.first, piece.first + piece.count):
         place = begin + round(number * source.fps / fps)
-        yield (fitted(media.read_image(source.frames[place]), settings.size) if place in source.frames else None), place
+        if place not in source.frames:
+            yield None, place, (0, 0)
+            continue
+        image = media.read_image(source.frames[place])
+        yield fitted(image, settings.size), place, image.shape[:2]
 
 
 def fitted(image: np.ndarray, size: int) -> np.ndarray:
@@ -190,14 +194,14 @@ def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | N
         raise UserError(f"{source.path}: no poses are given, and the estimator is 'none': give keypoints.npz, or choose an --estimator")
     if tools.estimator is not None:
         tools.estimator.begin()
-    shots, frames, people, size = Shots(), [], [], None
-    for image, number in images_of(piece, settings):
+    shots, frames, people, size, own = Shots(), [], [], None, (0, 0)
+    for image, number, own_size in images_of(piece, settings):
         if image is None:
             frames.append(None)
             people.append(People.nobody())
             shots.add_gap()
             continue
-        size = size or image.shape[:2]
+        size, own = size or image.shape[:2], own_size
         if image.shape[:2] != size:
             raise UserError(
                 f"{source.frames.get(number, source.path)}: {image.shape[1]}x{image.shape[0]} pixels, but the frames before it have "
@@ -217,7 +221,7 @@ def look(piece: Piece, settings: Settings, tools: Tools) -> tuple[list[bytes | N
     if size is None:
         raise UserError(f"{source.path}: no frame from {float(piece.first / settings.fps):.1f} s on")
     if given:
-        keypoints, confidence, rate = read_keypoints(source.keypoints, size)
+        keypoints, confidence, rate = read_keypoints(source.keypoints, size, own)
         if source.frames:
             rate = rate or source.fps
             keypoints, confidence = _by_number(keypoints, source), _by_number(confidence, source)

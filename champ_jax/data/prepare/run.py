@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +22,7 @@ from champ_jax.data.prepare.layouts import Found
 from champ_jax.data.prepare.piece import Piece, Report, Settings, Tools, length_of, prepare_piece
 from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import drop_split, open_records, splits_of, write_records
+from champ_jax.data.workers import become_worker
 from champ_jax.errors import UserError
 from champ_jax.files import write_text
 
@@ -74,14 +74,19 @@ def pieces_of(source: Source, settings: Settings) -> list[Piece]:
 
 
 def stamp_of(source: Source) -> str:
-    """Changes with any of a source's files."""
+    """Changes with any of a source's files, and with its licence."""
     files = [source.path, source.keypoints, source.music, *source.frames.values()]
     files += [path for maps in source.maps.values() for path in maps.values()]
-    files += source.features.values() if isinstance(source.features, dict) else [source.features]
+    if source.keypoints is not None and source.keypoints.is_dir():
+        files += sorted(source.keypoints.glob("*.json"))
+    if isinstance(source.features, Path):
+        files += [source.features, source.features.with_suffix(".json")]
+    else:
+        files += (source.features or {}).values()
     if source.layout == "records":
         files += sorted(source.path.glob(f"*-{source.part}*"))
     found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path is not None and path.is_file()]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([source.license, *found]).encode()).hexdigest()[:16]
 
 
 def number_of(subject: str) -> int:
@@ -108,9 +113,10 @@ def prepare(
     out: Path,
     workers: int = 1,
     share: tuple[int, int] = (0, 1),
+    again: bool = False,
     progress: Callable[[int, int, Report], None] = lambda done, total, report: None,
 ) -> None:
-    """Does the pieces of this share (index, count) that are not done yet.
+    """Does the pieces of this share (index, count) that are not done yet, or all of them `again`.
 
     Raises:
       UserError: a tool that all need is missing, or a worker died.
@@ -119,6 +125,8 @@ def prepare(
     folders = {key_of(piece, settings): piece for piece in mine}
     parts = out / PARTS
     parts.mkdir(parents=True, exist_ok=True)
+    for key in folders if again else ():
+        shutil.rmtree(parts / key, ignore_errors=True)
     left = {key: piece for key, piece in folders.items() if not (parts / key / "report.json").is_file()}
     done = len(folders) - len(left)
     for report in _work(left, settings, parts, workers):
@@ -155,13 +163,8 @@ def _work(left: dict[str, Piece], settings: Settings, parts: Path, workers: int)
 
 
 def _start_worker(settings: Settings) -> None:
-    """A worker uses one core, and no accelerator for the songs' features."""
     global _tools
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    import cv2
-
-    cv2.setNumThreads(1)
+    become_worker()
     _tools = Tools.open(settings)
 
 

@@ -1,7 +1,6 @@
 """The contact sheet of a set of records: one page that shows what is in it, and what was left out and why."""
 
 import html
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -21,15 +20,13 @@ td,th{border-top:1px solid #ddd;padding:6px;text-align:left;vertical-align:top}i
 .reason{color:#a00}small{color:#666}"""
 
 
-def write_sheet(
-    out: Path, splits: list[str], dropped: dict[str, str], summary: list[str], progress: Callable[[int], None] = lambda n: None
-) -> Path:
+def write_sheet(out: Path, splits: list[str], dropped: dict[str, str], summary: list[str]) -> Path:
     """Writes `sheet.html` and its pictures into the folder of the records; returns the page.
 
     dropped: {what: reason}. summary: lines for the top of the page.
     """
     (out / FOLDER).mkdir(exist_ok=True)
-    rows, done = [], 0
+    rows = []
     for split in splits:
         records = open_records(out, split)
         for number in range(len(records)):
@@ -37,8 +34,6 @@ def write_sheet(
             name = f"{FOLDER}/{split}-{number:06d}.jpg"
             Image.fromarray(picture(clip)).save(out / name, quality=80)
             rows.append(_row(split, clip, name))
-            done += 1
-            progress(done)
     lost = "".join(f"<tr><td>{html.escape(name)}<td class=reason>{html.escape(reason)}" for name, reason in dropped.items())
     page = (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(out.name)}</title><style>{_STYLE}</style>"

@@ -87,8 +87,7 @@ def _given(source: Source, first: int, count: int, fps: Fraction) -> Music:
         return _row_a_frame(source, first, count, fps)
     path = source.features
     rows = _array(path)
-    about = _about(path, rows)
-    rate = float(about["fps"])
+    spec, rate = _about(path, rows)
     length, expected = len(rows) / rate, _seconds(source)
     if expected is not None and abs(length - expected) > TOLERANCE:
         raise UserError(
@@ -97,7 +96,7 @@ def _given(source: Source, first: int, count: int, fps: Fraction) -> Music:
         )
     low, offset = _row_before(float(first / fps), rate)
     stop = low + int(np.ceil(float(count / fps) * rate)) + 2
-    return Music(np.asarray(rows[low:stop], np.float16), rate, f"{about['spec']}@{rate:g}", offset)
+    return Music(np.asarray(rows[low:stop], np.float16), rate, f"{spec}@{rate:g}", offset)
 
 
 def _row_before(seconds: float, rate: float) -> tuple[int, float]:
@@ -134,18 +133,21 @@ def _array(path: Path) -> np.ndarray:
     return rows
 
 
-def _about(path: Path, rows: np.ndarray) -> dict:
-    """What is known of a file of features: a JSON file of its name says {"spec", "fps"}; 4800 numbers a row are Jukebox's, 30 a second."""
+def _about(path: Path, rows: np.ndarray) -> tuple[str, float]:
+    """(what a file's features are, rows a second): a JSON file of its name says it; 4800 numbers a row are Jukebox's, 30 a second."""
     described = path.with_suffix(".json")
     if described.is_file():
         try:
             about = json.loads(described.read_text())
-            return {"spec": str(about["spec"]), "fps": float(about["fps"])}
+            spec, rate = str(about["spec"]), float(about["fps"])
+            if not 0 < rate < np.inf:
+                raise ValueError(f"fps {rate}")
+            return spec, rate
         except (ValueError, KeyError, TypeError) as error:
             expected = '{"spec": "jukebox4800", "fps": 30}'
             raise UserError(f"{described}: expected {expected}: what the rows of {path.name} are, and how many a second") from error
     if rows.ndim == 2 and rows.shape[1] == 4800:
-        return {"spec": JUKEBOX, "fps": 30.0}
+        return JUKEBOX, 30.0
     raise UserError(
         f'{path}: rows of {rows.shape[-1]} numbers of unknown kind; say what they are in {described.name}: {{"spec": "mert768", "fps": 75}}'
     )

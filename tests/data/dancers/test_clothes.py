@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from champ_jax.data.dancers.clothes import BOTTOM, HAIR, PARTS, SHOES, SKIN, TOP, dress
-from champ_jax.data.dancers.identity import BOTTOMS, HAIR_STYLES, TOPS, identity_colours, sample_identity
+from champ_jax.data.dancers.identity import BOTTOMS, HAIR_STYLES, TOPS, sample_identity
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def test_a_seed_is_a_person(people):
 
 
 def test_people_differ_in_what_one_tells_them_by(people):
-    looks = np.array([[*c["top"], *c["bottom"], *c["skin"], *c["hair"]] for c in map(identity_colours, people)])
+    hair = [p.top.second if p.hair == "cap" else p.hair_colour for p in people]
+    looks = np.array([[*p.top.colour, *p.bottom.colour, *p.skin, *colour] for p, colour in zip(people, hair)])
     gap = np.linalg.norm(looks[:, None] - looks[None], axis=-1) + 9 * np.eye(40)
     assert gap.min() > 0.15
     assert len({p.top.pattern for p in people}) >= 5 and len({p.hair for p in people}) >= 5 and len({p.bottom.kind for p in people}) >= 3

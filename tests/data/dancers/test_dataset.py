@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from champ_jax.data.dancers import dataset as dancers
-from champ_jax.data.dancers.dataset import ClipPlan, load_motion, make_dataset, plan_split, render_clip, sample_identity
-from champ_jax.data.dancers.render import PART_COLOURS, perform
+from champ_jax.data.dancers.clothes import PARTS
+from champ_jax.data.dancers.dataset import ClipPlan, make_dataset, plan_split
+from champ_jax.data.dancers.identity import sample_identity
+from champ_jax.data.dancers.mocap import load_motion
+from champ_jax.data.dancers.render import PART_COLOURS, perform, render_clip
 from champ_jax.data.dancers.scene import Background, Camera, Light
 from champ_jax.errors import UserError
 
@@ -17,7 +20,7 @@ FRAMES = np.arange(0, 12, 2)
 
 def scene(identity=4, frames=FRAMES, **changes):
     arguments = {"camera": CAMERA, "light": Light(), "background": Background("gradient", 1), "size": SIZE} | changes
-    motion = load_motion("dance_b", 24.0, 0.75)
+    motion = load_motion("dance_b").slice(0, 18)
     return render_clip(
         sample_identity(identity), motion, arguments["camera"], arguments["light"], arguments["background"], frames, arguments["size"]
     )
@@ -77,11 +80,10 @@ def test_body_joints_lie_on_the_person(clip):
 
 def test_limb_joints_lie_on_their_part(clip):
     """An elbow or knee that is in front lies between the colours of its two parts."""
-    names = dancers.PARTS
     for joint, parts in ((3, ("upperarm_r", "lowerarm_r")), (9, ("thigh_r", "calf_r")), (12, ("thigh_l", "calf_l"))):
         x, y = np.floor(clip["kps"][0, joint]).astype(int)
         around = clip["semantic_map"][0, y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3).tolist()
-        assert any(tuple(c) in {tuple(PART_COLOURS[names.index(p)]) for p in parts} for c in map(tuple, around))
+        assert any(tuple(c) in {tuple(PART_COLOURS[PARTS.index(p)]) for p in parts} for c in map(tuple, around))
 
 
 def test_depth_map_is_the_metric_depth_with_near_bright(clip):
@@ -126,7 +128,7 @@ def test_flow_carries_each_frame_to_the_next(clip):
 
 def test_flow_is_the_motion_of_the_vertices():
     """Exact at a vertex: its pixel moves by the difference of its two projections."""
-    show = perform(sample_identity(4), load_motion("dance_b", 24.0, 0.75), CAMERA, SIZE)
+    show = perform(sample_identity(4), load_motion("dance_b").slice(0, 18), CAMERA, SIZE)
     clip = scene(frames=[0, 2])
     first, second = show.vertices(0), show.vertices(2)
     start, end = show.view.project(first, SIZE), show.view.project(second, SIZE)
@@ -137,7 +139,7 @@ def test_flow_is_the_motion_of_the_vertices():
 
 
 def test_projection_matches_the_stored_camera(clip):
-    show = perform(sample_identity(4), load_motion("dance_b", 24.0, 0.75), CAMERA, SIZE)
+    show = perform(sample_identity(4), load_motion("dance_b").slice(0, 18), CAMERA, SIZE)
     numbers = clip["camera"]
     rotation, eye, focal, centre = numbers[:9].reshape(3, 3), numbers[9:12], numbers[12], numbers[13:15]
     camera = (show.keypoints - eye) @ rotation.T

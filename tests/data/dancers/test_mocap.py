@@ -47,7 +47,6 @@ def test_resample_is_exact_at_frames_and_wraps():
     np.testing.assert_allclose(np.abs((same.rotations * motion.rotations).sum(-1)), 1, atol=1e-5)
     np.testing.assert_allclose(later.root, same.root, atol=1e-5)
     assert len(motion.resample([0.1, 0.2])) == 2 and not same.looping
-    assert len(load_motion("dance_a", 24.0, 5.0)) == 120
 
 
 def test_fingers_move():
@@ -78,7 +77,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path):
 
 
 def test_a_person_who_turns_does_the_same_from_another_side():
-    motion = load_motion("dance_b", 24.0, 1.0)
+    motion = load_motion("dance_b").slice(0, 24)
     degrees = np.linspace(0, 180, len(motion))
     turned, positions = motion.turned(degrees).positions(), motion.positions()
     np.testing.assert_allclose(turned[0], positions[0], atol=1e-6)

@@ -171,9 +171,12 @@ def test_links_out_of_a_clip_are_not_followed(tmp_path):
     other = champ(tmp_path / "in", "part/b", range(3))
     (other / "license.txt").symlink_to(tmp_path / "secret.txt")
     (other / "keypoints.npz").symlink_to(tmp_path / "secret.npz")
+    np.save(tmp_path / "secret.npy", np.zeros((3, 4)))
+    (other / "music_features.npy").symlink_to(tmp_path / "secret.npy")
     found = find(tmp_path / "in")
     (source,) = found.sources
     assert "0003.png" in found.refused["part_a"] and source.license == "" and source.keypoints is None
+    assert source.features is None
 
 
 def test_names_that_fall_together_are_told(tmp_path):

@@ -18,7 +18,7 @@ from champ_jax.cli.main import main
 from champ_jax.data.prepare.check_records import check_records
 from champ_jax.data.prepare.layouts import find
 from champ_jax.data.prepare.piece import Settings
-from champ_jax.data.prepare.run import PARTS, cut, prepare, publish, split_of
+from champ_jax.data.prepare.run import PARTS, cut, prepare, publish, split_of, stamp_of
 from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import open_records, splits_of, write_records
 from champ_jax.errors import UserError
@@ -134,6 +134,27 @@ def test_drawn_skeletons_are_read_where_nothing_else_is_left(tmp_path):
     assert np.median(error) < 2
 
 
+@pytest.mark.parametrize("form", ["json", "npz"])
+def test_poses_that_do_not_say_their_size_are_in_pixels_of_the_frames_as_they_are(tmp_path, form):
+    size, frames = (192, 128), 36
+    clip = folder(tmp_path / "in" / "P00002", range(frames), maps=(), poses=False, size=size)
+    true, confidence = standing(frames, size)
+    if form == "npz":
+        np.savez(clip / "keypoints.npz", keypoints=true, confidence=confidence)
+    else:
+        (clip / "keypoints").mkdir()
+        for number in range(frames):
+            parts = {"pose": slice(0, 18), "face": slice(24, 92), "hand_left": slice(92, 113), "hand_right": slice(113, 134)}
+            rows = np.concatenate([true[number], confidence[number, :, None]], -1)
+            person = {f"{name}_keypoints_2d": rows[part].ravel().tolist() for name, part in parts.items()}
+            (clip / "keypoints" / f"frame_{number}.json").write_text(json.dumps({"people": [person]}))
+    records_of(tmp_path / "in", tmp_path / "out")
+    record = open_records(tmp_path / "out", "train")[0]
+    found, seen = record.keypoints(np.arange(frames))
+    assert record.size == (96, 64) and (seen[:, :18] > 0.3).any()
+    np.testing.assert_allclose(found[seen > 0.3], true[seen > 0.3] / 2, atol=0.6)
+
+
 def test_frames_of_different_sizes_are_named(tmp_path):
     clip = folder(tmp_path / "in" / "part" / "clip", maps=())
     Image.new("RGB", (80, 96)).save(clip / "images" / "frame_9.png")
@@ -230,6 +251,7 @@ def test_shards_make_what_one_process_makes(tmp_path):
     assert main([*arguments(tmp_path / "two"), "--shard", "1/2"]) == 0
     assert not (tmp_path / "two" / "dataset_info.json").exists()
     assert main([*arguments(tmp_path / "two"), "--shard", "0/2"]) == 0
+    assert main([*arguments(tmp_path / "two"), "--shard", "0/2", "--no-resume"]) == 0  # which leaves the other share's
     assert main(arguments(tmp_path / "two")) == 0
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
@@ -245,6 +267,22 @@ def test_a_finished_piece_is_not_done_again_unless_its_source_changed(tmp_path):
     os.utime(path, (time.time() + 9, time.time() + 9))
     prepare(cut(found, SETTINGS)[0], SETTINGS, tmp_path / "out", progress=lambda *row: done.append(row))
     assert len(done) == 2
+
+
+def test_a_source_has_changed_with_any_of_its_files(tmp_path):
+    clip = folder(tmp_path / "in" / "P00002", range(3), maps=(), poses=False)
+    (clip / "keypoints").mkdir()
+    stamps = []
+    for name, text in (
+        ("keypoints/frame_0.json", "{}"),
+        ("keypoints/frame_0.json", '{"people": []}'),
+        ("music_features.npy", "rows"),
+        ("music_features.json", '{"spec": "mert768", "fps": 75}'),
+        ("license.txt", "CC0"),
+    ):
+        (clip / name).write_text(text)
+        stamps.append(stamp_of(find(tmp_path / "in").sources[0]))
+    assert len(set(stamps)) == 5
 
 
 def test_the_command_prints_writes_a_sheet_and_checks(tmp_path, capsys):

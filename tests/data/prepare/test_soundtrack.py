@@ -78,9 +78,10 @@ def test_features_of_a_user(source, tmp_path):
     path.with_suffix(".json").write_text(json.dumps({"spec": "mert8", "fps": 75}))
     music = hear(given, 301, 90, FPS, "rich192")
     assert music.spec == "mert8@75" and -1 / 75 < music.offset_s <= 0
-    path.with_suffix(".json").write_text("{}")
-    with pytest.raises(UserError, match="a.json"):
-        hear(given, 300, 90, FPS, "rich192")
+    for wrong in ("{}", '{"spec": "mert8", "fps": 0}', '{"spec": "mert8", "fps": Infinity}'):
+        path.with_suffix(".json").write_text(wrong)
+        with pytest.raises(UserError, match="a.json"):
+            hear(given, 300, 90, FPS, "rich192")
     np.save(path, np.array([object()]), allow_pickle=True)
     with pytest.raises(UserError, match="cannot read the features"):
         hear(given, 300, 90, FPS, "rich192")
