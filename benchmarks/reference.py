@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.common import in_turns, make_parser
 from champ_jax.models.animator import merge, split
-from champ_jax.models.reference import project_reference, reference_features
+from champ_jax.models.reference import reference_features
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn.keys import ParamKeys
 
@@ -38,7 +38,7 @@ def main() -> None:
     clip = jnp.asarray(rng.standard_normal((1, args.frames, args.size, args.size, 16)), jnp.float32)
     context = jnp.zeros((1, 1, 64))
     features = reference_features(merge(graphdef, params), clip[:, :1], context[:, None])
-    projected = project_reference(merge(graphdef, params), features)
+    projected = merge(graphdef, params).project_reference(features)
 
     @jax.jit
     def denoise(params, clip, reference):

@@ -20,7 +20,7 @@ from benchmarks.champ_way import ONE_TOKEN, UNPROJECTED, plainly
 from benchmarks.common import DEMO, make_parser
 from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.models.animator import AnimatorConfig, merge, reference_config, split
-from champ_jax.models.reference import project_reference, reference_features
+from champ_jax.models.reference import reference_features
 from champ_jax.models.unet import UNet, UNetConfig
 from champ_jax.nn import kernels
 from champ_jax.nn.attention import Attention
@@ -85,7 +85,7 @@ def main() -> None:
     x, context, guidance = (rng.standard_normal(each.shape).astype(np.float32) for each in inputs(config, 12, 24))
     reference = split(abstract(reference_config(config)))[0]
     features = jax.jit(lambda p, x, c: reference_features(merge(reference, p), x, c))(pipe.params["reference"], x[:, :1], context[:, None])
-    projected = jax.jit(lambda p, f: project_reference(merge(graphdef, p), f))(pipe.params["denoiser"], features)
+    projected = jax.jit(lambda p, f: merge(graphdef, p).project_reference(f))(pipe.params["denoiser"], features)
     ours, plain = functions(graphdef)
     found = jax.jit(ours)(pipe.params["denoiser"], x, context, guidance, features, projected)
     with champs_way():
@@ -104,7 +104,7 @@ def main() -> None:
         jax.ShapeDtypeStruct((1, 1, *described[0].shape[2:]), jnp.float32),
         jax.ShapeDtypeStruct((1, 1, 1, full.context_dim), jnp.float32),
     )
-    projected = jax.eval_shape(lambda p, f: project_reference(merge(graphdef, p), f), params, features)
+    projected = jax.eval_shape(lambda p, f: merge(graphdef, p).project_reference(f), params, features)
     counts = {}
     # In one piece: the compiler counts a loop's body once.
     with mock.patch.object(kernels, "MAX_LOGITS", 2**60):

@@ -11,6 +11,7 @@ BEAT_HIGHEST_HZ = 5_000.0  # hi-hats on the off-beat are left out: they draw the
 BEAT_PRIOR_BPM = 108.0
 MEL_BLOCK = 1024  # frames, 11 seconds
 TEMPO_SECONDS = 8.0  # of sound in which a tempo is looked for, librosa's own
+BAR = 4  # beats
 
 
 def track_beats(audio: np.ndarray, rate: int) -> np.ndarray:
@@ -121,22 +122,22 @@ def onset_envelope(audio: np.ndarray, rate: int, seconds: np.ndarray) -> np.ndar
     return np.interp(seconds, np.arange(len(smooth)) * hop, smooth).astype(np.float32)
 
 
-def find_downbeats(audio: np.ndarray, rate: int, beats: np.ndarray, bar: int = 4) -> np.ndarray:
-    """The first beat of each bar: of the `bar` ways to count, the one whose first beats bring most bass (below 150 Hz).
+def find_downbeats(audio: np.ndarray, rate: int, beats: np.ndarray) -> np.ndarray:
+    """The first beat of each bar: of the four ways to count, the one whose first beats bring most bass (below 150 Hz).
 
     Args:
         audio: f32 [S], mono. rate: in Hz. beats: [n] seconds, ascending.
 
     Returns:
-        f32 [m] seconds, every `bar`-th of the beats; empty for fewer than two bars, which tell nothing.
+        f32 [m] seconds, every fourth of the beats; empty for fewer than two bars, which tell nothing.
     """
     beats = np.asarray(beats, np.float32)
-    if len(beats) < 2 * bar:
+    if len(beats) < 2 * BAR:
         return np.zeros(0, np.float32)
     audio = resample(audio, rate, BEAT_RATE)
     mel = _mel(audio, n_mels=4, fmax=150.0)
     rise = np.maximum(np.diff(np.sqrt(mel.sum(0)), prepend=0), 0)
     near = np.round(beats * BEAT_RATE / BEAT_HOP).astype(int)[:, None] + np.arange(-4, 5)  # 43 ms either way
     strength = rise[near.clip(0, len(rise) - 1)].max(1)
-    phase = int(np.argmax([strength[offset::bar].mean() for offset in range(bar)]))
-    return beats[phase::bar]
+    phase = int(np.argmax([strength[offset::BAR].mean() for offset in range(BAR)]))
+    return beats[phase::BAR]

@@ -61,10 +61,10 @@ def features(audio: np.ndarray, rate: int, fps: float | Fraction, spec: str = "r
     return rich if spec == "rich192" else stack_context(rich)
 
 
-def stack_context(rows: np.ndarray, context: int = CONTEXT) -> np.ndarray:
-    """Rows i-context..i+context side by side, zeros outside the song: [F, D] -> [F, D * (2 * context + 1)]."""
-    padded = np.pad(rows, ((context, context), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * context + 1, axis=0)
+def stack_context(rows: np.ndarray) -> np.ndarray:
+    """Rows i - CONTEXT to i + CONTEXT side by side, zeros outside the song: [F, D] -> [F, D * (2 * CONTEXT + 1)]."""
+    padded = np.pad(rows, ((CONTEXT, CONTEXT), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * CONTEXT + 1, axis=0)
     return np.ascontiguousarray(windows.transpose(0, 2, 1)).reshape(len(rows), -1)
 
 
@@ -167,7 +167,7 @@ def _fact35(audio, rate, fps, n_frames, beats):
 def _fact_spectra(audio, centres, octave_centres, n_frames, rate):
     """The first 33 columns of fact35: [S], i32 [F], OCTAVES x i32 [F] -> [F, 33]."""
     power = spectra.power_spectra(spectra.cut_frames(audio, centres, spectra.N_FFT))
-    db = spectra.log_mel(power, rate, 128)
+    db = spectra.to_db(spectra.mel_power(power, rate, 128))
     envelope = spectra.onset_strength(db, FACT_HOP)
     pitch = cens(audio, rate, octave_centres, n_frames)
     return jnp.concatenate([envelope[:, None], spectra.mfcc(db, 20), pitch], -1)

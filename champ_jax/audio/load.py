@@ -28,7 +28,7 @@ def load_audio(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     with _reading(path):
         audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     audio = audio.mean(axis=1)
-    check_audio(audio, rate, name=f"'{path}'")
+    _check(audio, rate, path)
     return audio, rate
 
 
@@ -57,16 +57,12 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"'{path}' is not audio that can be read ({error}); expected wav, flac, ogg or mp3") from error
 
 
-def check_audio(audio: np.ndarray, rate: int, name: str = "the song") -> None:
-    """Refuses audio that no dance can follow: `audio` f32 [S] that is empty, not finite or silent.
-
-    Raises:
-        UserError: one line naming `name` and the defect.
-    """
+def _check(audio: np.ndarray, rate: int, path: str | os.PathLike) -> None:
+    """Refuses audio f32 [S] that no dance can follow: empty, not finite or silent."""
     if len(audio) < MIN_SECONDS * rate:
-        raise UserError(f"{name} is empty: {len(audio)} samples at {rate} Hz; at least {MIN_SECONDS} s of sound are needed")
+        raise UserError(f"'{path}' is empty: {len(audio)} samples at {rate} Hz; at least {MIN_SECONDS} s of sound are needed")
     if not np.isfinite(audio).all():
-        raise UserError(f"{name} holds NaN or infinite samples; export it again")
+        raise UserError(f"'{path}' holds NaN or infinite samples; export it again")
     peak = np.abs(audio).max()
     if peak < 10 ** (SILENCE_DB / 20):
-        raise UserError(f"{name} is silent: it never rises above {SILENCE_DB:.0f} dB; check the export's volume")
+        raise UserError(f"'{path}' is silent: it never rises above {SILENCE_DB:.0f} dB; check the export's volume")

@@ -11,6 +11,9 @@ import numpy as np
 from jax import Array, lax
 
 N_FFT = 2048
+TOP_DB = 80.0  # what is more below the loudest bin is silence
+CONTRAST_BANDS, CONTRAST_LOWEST_HZ, CONTRAST_QUANTILE = 6, 200.0, 0.02
+TEMPO_SECONDS = 8.0  # of sound around a frame in which its tempo is looked for
 _dot = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)  # the f32 of librosa, also on TPU and GPU
 
 
@@ -28,10 +31,10 @@ def power_spectra(frames: Array) -> Array:
     return spectrum.real**2 + spectrum.imag**2
 
 
-def to_db(power: Array, top_db: float = 80.0) -> Array:
-    """10 log10 of [F, M], floored at 1e-10 and at `top_db` below the loudest bin of the clip (librosa.power_to_db, ref=1)."""
+def to_db(power: Array) -> Array:
+    """10 log10 of [F, M], floored at 1e-10 and at TOP_DB below the loudest bin of the clip (librosa.power_to_db, ref=1)."""
     db = 10.0 * jnp.log10(jnp.maximum(power, 1e-10))
-    return jnp.maximum(db, db.max() - top_db)
+    return jnp.maximum(db, db.max() - TOP_DB)
 
 
 @functools.lru_cache
@@ -48,11 +51,6 @@ def chroma_filters(rate: int) -> np.ndarray:
     import librosa
 
     return np.ascontiguousarray(librosa.filters.chroma(sr=rate, n_fft=N_FFT, tuning=0.0).T)
-
-
-def log_mel(power: Array, rate: int, bins: int, low: float = 0.0, high: float | None = None) -> Array:
-    """Log-mel spectrogram in dB: power [F, N/2+1] -> [F, bins]."""
-    return to_db(mel_power(power, rate, bins, low, high))
 
 
 def mel_power(power: Array, rate: int, bins: int, low: float = 0.0, high: float | None = None) -> Array:
@@ -104,18 +102,18 @@ def onset_strength(db: Array, hop: float, channels: np.ndarray | None = None) ->
     return jnp.pad(rise, (1 + int(N_FFT // (2 * hop)), 0))[: len(db)]
 
 
-def contrast_extremes(magnitude: Array, rate: int, bands: int = 6, low: float = 200.0, quantile: float = 0.02) -> tuple[Array, Array]:
-    """Peaks and valleys, whose difference in dB is spectral contrast (Jiang 2002), in octaves from `low` Hz: [F, N/2+1] -> means
-    of the loudest and of the quietest bins, [F, bands+1] each."""
+def contrast_extremes(magnitude: Array, rate: int) -> tuple[Array, Array]:
+    """Peaks and valleys, whose difference in dB is spectral contrast (Jiang 2002), below 200 Hz and in six octaves from there:
+    [F, N/2+1] -> means of the loudest and of the quietest bins, [F, 7] each."""
     frequency = np.fft.rfftfreq(N_FFT, 1 / rate)
-    edges = np.concatenate([[0.0], low * 2.0 ** np.arange(bands + 1)])
+    edges = np.concatenate([[0.0], CONTRAST_LOWEST_HZ * 2.0 ** np.arange(CONTRAST_BANDS + 1)])
     valleys, peaks = [], []
-    for k in range(bands + 1):
+    for k in range(CONTRAST_BANDS + 1):
         inside = np.flatnonzero((frequency >= edges[k]) & (frequency <= edges[k + 1]))
         first = inside[0] - (k > 0)
-        stop = len(frequency) if k == bands else inside[-1] + 1
-        count = max(int(np.rint(quantile * (stop - first))), 1)
-        band = magnitude[:, first : stop - (k < bands)]
+        stop = len(frequency) if k == CONTRAST_BANDS else inside[-1] + 1
+        count = max(int(np.rint(CONTRAST_QUANTILE * (stop - first))), 1)
+        band = magnitude[:, first : stop - (k < CONTRAST_BANDS)]
         valleys.append(-lax.top_k(-band, count)[0].mean(-1))  # faster than sorting the band
         peaks.append(lax.top_k(band, count)[0].mean(-1))
     return jnp.stack(peaks, -1), jnp.stack(valleys, -1)
@@ -142,19 +140,18 @@ def rms_db(frames: Array) -> Array:
     return jnp.maximum(10.0 * jnp.log10(jnp.maximum((frames**2).mean(-1), 1e-10)), -80.0)
 
 
-def tempogram(envelope: Array, fps: float, tempi: np.ndarray, seconds: float = 8.0) -> Array:
-    """Local autocorrelation of an onset envelope at the lags of given tempi (Grosche 2010).
+def tempogram(envelope: Array, fps: float, tempi: np.ndarray) -> Array:
+    """Local autocorrelation of an onset envelope at the lags of given tempi (Grosche 2010), in a Hann window of TEMPO_SECONDS.
 
     Args:
         envelope: [F] onset strength.
         fps: frames a second.
         tempi: [n] beats a minute.
-        seconds: length of the Hann window centred on each frame.
 
     Returns:
         [F, n]; 1 at perfect periodicity, 0 in silence.
     """
-    size = int(round(seconds * fps))
+    size = int(round(TEMPO_SECONDS * fps))
     window = np.hanning(size).astype(np.float32)
     frames = cut_frames(envelope, jnp.arange(len(envelope)), size) * window
     correlation = jnp.fft.irfft(jnp.abs(jnp.fft.rfft(frames, 2 * size)) ** 2)[:, :size]

@@ -75,20 +75,17 @@ def diffusion_loss(
     return per_sample.mean()
 
 
-def temporal_loss(schedule: Schedule, predicted: jax.Array, x0: jax.Array, t: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+def temporal_loss(schedule: Schedule, predicted: jax.Array, x0: jax.Array, t: jax.Array) -> jax.Array:
     """Squared error between the frame differences of predicted clean data and those of the truth, scalar float32.
 
     Comparing with the true differences, instead of asking for small ones, does not reward a frozen video. Samples
     count by alpha_bar(t): under much noise no prediction can know the motion, and its best guess is a blur.
-    predicted, x0: [B, F, h, w, C]; t: [B]; weights: [B, F, h, w, 1], of which a pair of frames takes the larger.
-    One frame gives 0.
+    predicted, x0: [B, F, h, w, C]; t: [B]. One frame gives 0.
     """
     if x0.shape[1] < 2:
         return jnp.zeros((), jnp.float32)
     difference = predicted.astype(jnp.float32) - x0.astype(jnp.float32)
     error = jnp.square(difference[:, 1:] - difference[:, :-1])
-    if weights is not None:
-        error = error * jnp.maximum(weights[:, 1:], weights[:, :-1])
     return jnp.mean(error.mean(tuple(range(1, error.ndim))) * alpha_bar(schedule, t))
 
 

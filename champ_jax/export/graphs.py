@@ -23,7 +23,7 @@ from champ_jax.models.animator import AnimatorConfig, abstract_model, merge
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
 from champ_jax.models.m2p import to_pixels
-from champ_jax.models.reference import project_reference, reference_features
+from champ_jax.models.reference import reference_features
 from champ_jax.models.vae import vae_images, vae_latents
 from champ_jax.nn.blocks import BlockReference
 from champ_jax.nn.kernels import shares
@@ -203,7 +203,7 @@ class _Maker:
 
         def run(model, x):
             features = reference_features(model.reference, x["latents"], x.get("tokens"), x.get("pose"), bool(config.unet.coarse))
-            flat = _flat_reference(project_reference(model.denoiser, features), model.denoiser)
+            flat = _flat_reference(model.denoiser.project_reference(features), model.denoiser)
             return {name: x if name.endswith("/moments") else x.astype(self.compute) for name, x in flat.items()}
 
         inputs = {"latents": self.made["vae_encode"].outputs["latents"]}

@@ -8,7 +8,7 @@ from champ_jax.diffusion.schedule import Schedule, network_input
 from champ_jax.models.animator import AnimatorConfig, merge
 from champ_jax.models.clip import clip_resize
 from champ_jax.models.guidance import fuse_guidance
-from champ_jax.models.reference import project_reference, reference_features
+from champ_jax.models.reference import reference_features
 from champ_jax.models.vae_tiles import decode_tiled, encode_tiled
 from champ_jax.nn.kernels import shares
 
@@ -42,7 +42,7 @@ class Functions:
             if config.reference_pose:
                 pose = model.guidance["dwpose"](skeletons.astype(jnp.float32)[None] / 255)
             features = reference_features(model.reference, latents, tokens, pose, coarse=bool(config.unet.coarse))
-            return {"reference": project_reference(model.denoiser, features), "weight": weights[None]}, tokens, context
+            return {"reference": model.denoiser.project_reference(features), "weight": weights[None]}, tokens, context
 
         def encode_guidance(params, strength, maps, weights):
             """u8 [F,G,H,W,3] with the maps of the model's kinds along G, then the skeleton of the music if there is dwpose, and

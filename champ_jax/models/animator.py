@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any
 
 from flax import nnx
@@ -122,7 +124,7 @@ class AnimatorConfig:
         """Builds from nested plain mappings (a dict or a ConfigDict) of these fields; None leaves a network out.
 
         Raises:
-          UserError: a name that is none of the fields, or geometry that does not fit together.
+          UserError: a name that is none of the fields, a value of another type, or geometry that does not fit together.
         """
         return _build(cls, values, "model")
 
@@ -140,16 +142,32 @@ _PARTS = {
 
 
 def _build(cls, values: Mapping[str, Any], where: str):
-    """An instance of dataclass `cls`: groups become their own dataclasses, lists tuples; UserError for other fields."""
-    known = [field.name for field in dataclasses.fields(cls)]
+    """An instance of dataclass `cls`: groups become their own dataclasses, lists tuples; UserError for what does not fit."""
+    known, types = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
     fields = {}
     for name, value in values.items():
         if name not in known:
             raise UserError(f"{where} has no field {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}.")
-        if hasattr(value, "items"):
+        if hasattr(value, "items") and name in _PARTS:
             value = _build(_PARTS[name], value, f"{where}.{name}")
-        fields[name] = tuple(value) if isinstance(value, list) else value
+        value = fields[name] = tuple(value) if isinstance(value, list) else value
+        least = 0 if name.endswith("layers") else 1
+        if not _fits(value, types[name], least):
+            expected = f"{known[name].type}, numbers from {least}," if "int" in known[name].type else known[name].type
+            raise UserError(f"{where}.{name} is {value!r}: expected {expected} such as {known[name].default!r}.")
     return cls(**fields)
+
+
+def _fits(value: Any, kind: Any, least: int) -> bool:
+    """Whether a value is of a field's type; whole numbers are not below `least`, and in tuples, where 0 may be a level, not below 0."""
+    inside = typing.get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_fits(value, option, least) for option in inside)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, inside[0], 0) for part in value)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is int and value >= least if kind is int else isinstance(value, kind)
 
 
 class Animator(nnx.Module):

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.dims import check_shape
@@ -103,7 +104,7 @@ class ArcFace(nnx.Module):
         for i in range(len(self.config.layers)):
             x = getattr(self, f"stage_{i + 1}")(x)
         # Flattened with channels first, as the weights of fc are laid out.
-        x = self.norm_out(x).transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = rearrange(self.norm_out(x), "b h w c -> b (c h w)")
         return self.features(self.fc(x))
 
 

@@ -7,11 +7,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from PIL import Image
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
+from champ_jax.nn.attention import join_heads, split_heads
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import layer_norm, linear
 from champ_jax.nn.policy import Policy
@@ -74,8 +76,8 @@ class Layer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,N,D] -> [B,N,D]."""
         normed = self.norm1(x)
-        queries, keys, values = (part(normed).reshape(*x.shape[:-1], self.heads, -1) for part in (self.to_q, self.to_k, self.to_v))
-        x = x + self.to_out(attend(queries, keys, values).reshape(x.shape))
+        queries, keys, values = (split_heads(part(normed), self.heads) for part in (self.to_q, self.to_k, self.to_v))
+        x = x + self.to_out(join_heads(attend(queries, keys, values)))
         return x + self.ff_out(ACTIVATIONS[self.activation](self.ff_in(self.norm2(x))))
 
 
@@ -112,8 +114,7 @@ class CLIP(nnx.Module):
     def tokens(self, pixels: jax.Array) -> jax.Array:
         """All tokens after the last layer, before the final norm, the class token first: [B,N,D]."""
         check_shape("CLIP pixels", pixels, f"B {self.config.image_size} {self.config.image_size} 3")
-        x = self.patch(pixels.astype(self.compute))
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        x = rearrange(self.patch(pixels.astype(self.compute)), "b h w c -> b (h w) c")
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.positions[...].astype(x.dtype)
         x = self.norm_in(x)

@@ -6,10 +6,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
+from champ_jax.nn.attention import join_heads, split_heads
 from champ_jax.nn.convnet import conv_nd
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import linear
@@ -79,7 +81,7 @@ class Layer(nnx.Module):
         """x [B,N,D] -> [B,N,D]."""
         normed = self.norm1(x)
         parts = jnp.split(self.to_qkv(normed), 3, axis=-1) if self.fused else (self.to_q(normed), self.to_k(normed), self.to_v(normed))
-        x = x + self.to_out(attend(*(part.reshape(*x.shape[:-1], self.heads, -1) for part in parts)).reshape(x.shape))
+        x = x + self.to_out(join_heads(attend(*(split_heads(part, self.heads) for part in parts))))
         return x + self.ff_out(jax.nn.gelu(self.ff_in(self.norm2(x)), approximate=False))
 
 
@@ -104,8 +106,7 @@ class DINO(nnx.Module):
           UserError: the image is of another size.
         """
         check_shape("DINO pixels", pixels, f"B {self.config.image_size} {self.config.image_size} 3")
-        x = self.patch(pixels)
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        x = rearrange(self.patch(pixels), "b h w c -> b (h w) c")
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.positions[...].astype(x.dtype)
         for i in range(self.config.layers):

@@ -14,6 +14,7 @@ from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
+from champ_jax.nn.attention import join_heads, split_heads
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import layer_norm, linear
 from champ_jax.nn.policy import Policy
@@ -67,9 +68,8 @@ class PerceiverLayer(nnx.Module):
         """latents [B,N,D], image [B,L,D] -> [B,N,D]."""
         normed = self.norm_latents(latents)
         keys, values = jnp.split(self.to_kv(jnp.concatenate([self.norm_image(image), normed], axis=1)), 2, axis=-1)
-        queries, keys, values = (x.reshape(*x.shape[:-1], self.heads, -1) for x in (self.to_q(normed), keys, values))
-        attended = attend(queries, keys, values)
-        latents = latents + self.to_out(attended.reshape(*attended.shape[:-2], -1))
+        queries, keys, values = (split_heads(x, self.heads) for x in (self.to_q(normed), keys, values))
+        latents = latents + self.to_out(join_heads(attend(queries, keys, values)))
         return latents + self.ff_out(jax.nn.gelu(self.ff_in(self.norm_ff(latents)), approximate=False))
 
 

@@ -11,11 +11,14 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.dims import GUIDANCE_KINDS, check_shape
 from champ_jax.errors import UserError
+from champ_jax.nn.attention import split_heads
 from champ_jax.nn.blocks import SpatialTransformer
+from champ_jax.nn.frames import fold_frames, unfold_frames
 from champ_jax.nn.layers import conv, fold_patches, kernel_init, layer_norm, linear
 from champ_jax.nn.policy import Policy
 
@@ -48,6 +51,8 @@ class GuidanceConfig:
     fusion: str | None = None
 
     def __post_init__(self):
+        if not self.channels:
+            raise UserError("guidance.channels is empty: give the width of at least one resolution.")
         if not self.learned and self.fusion:
             raise UserError("guidance.fusion mixes what encoders say: leave it out with guidance.learned=False.")
         if self.fusion not in (None, "gates", "attention"):
@@ -94,15 +99,15 @@ class GuidanceEncoder(nnx.Module):
         if sizes["H"] % step or sizes["W"] % step:
             raise UserError(f"guidance map: height and width must be multiples of {step}, got {x.shape[2:4]}.")
         if not self.config.learned:
-            cells = x.reshape(*x.shape[:2], x.shape[2] // step, step, x.shape[3] // step, step, 3).mean((3, 5))
+            cells = rearrange(x, "b f (h row) (w column) c -> b f h row w column c", row=step, column=step).mean((3, 5))
             return jnp.tile(cells, -(-self.config.out_channels // 3))[..., : self.config.out_channels].astype(self.compute)
-        hidden = self.convolve(x.reshape(-1, *x.shape[2:]))
+        hidden = self.convolve(fold_frames(x))
         if self.attention is not None:
             hidden, _ = self.attention(hidden, batch=sizes["B"])
         out = self.conv_out(hidden)
         if self.gate is not None:
             out = out * self.gate[...].astype(out.dtype)
-        return out.reshape(*x.shape[:2], *out.shape[1:])
+        return unfold_frames(out, sizes["B"])
 
     def convolve(self, x: jax.Array) -> jax.Array:
         """The part before the attention: x [B*F,H,W,3] -> [B*F,h,w,channels[-1]]."""
@@ -142,7 +147,7 @@ class Fusion(nnx.Module):
         seen = jnp.stack([present[kind] > 0 for kind in kinds], axis=-1)[:, :, None, None]  # [B,F,1,1,G]
         tokens = jnp.stack([encoded[kind] + self.kind[kind][...].astype(encoded[kind].dtype) for kind in kinds], axis=-2)
         normed = self.norm(tokens)
-        q, k, v = (project(normed).reshape(*tokens.shape[:-1], self.heads, -1) for project in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (split_heads(project(normed), self.heads) for project in (self.to_q, self.to_k, self.to_v))
         logits = jnp.einsum("...gkd,...mkd->...kgm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(seen[..., None, None, :], logits, -1e30), axis=-1)
         found = jnp.einsum("...kgm,...mkd->...gkd", weights.astype(v.dtype), v).reshape(tokens.shape)

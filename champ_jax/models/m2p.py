@@ -9,27 +9,28 @@ the reference embedding: music says nothing about identity.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.errors import UserError
-from champ_jax.nn.attention import rotate
+from champ_jax.models.m2p_statistics import MAX_MUSIC, Statistics
+from champ_jax.nn.attention import join_heads, rotate, split_heads
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import layer_norm, linear
 from champ_jax.nn.policy import Policy
 from champ_jax.pose import normalise as norm
 from champ_jax.pose import skeleton as sk
 
-MAX_MUSIC = 8.0  # standard deviations; a few feature dimensions have rare, huge values
 MAX_FACE_STEP = 0.3
-_DEFAULT_STD = {"body": 0.65, "feet": 0.65, "face": 0.4, "left_hand": 0.45, "right_hand": 0.45}
 
 Outputs = dict[str, jax.Array]
+Batch = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,32 +70,6 @@ class M2PConfig:
             raise UserError(f"m2p.width {self.width} must divide into {self.heads} heads of even size.")
 
 
-class Statistics(nnx.Module):
-    """Means and deviations of the training data, as vectors: they receive no gradient, and vectors are not decayed.
-
-    music_mean, music_std: [Dm]. pose_mean, pose_std: [2 J], part-relative coordinates as of `normalise.split`.
-    """
-
-    def __init__(self, config: M2PConfig):
-        spread = np.zeros((sk.J, 2), np.float32)
-        for part, joints in sk.PARTS.items():
-            spread[joints] = _DEFAULT_STD[part]
-        self.music_mean = nnx.Param(jnp.zeros(config.music_dim))
-        self.music_std = nnx.Param(jnp.ones(config.music_dim))
-        self.pose_mean = nnx.Param(jnp.zeros(2 * sk.J))
-        self.pose_std = nnx.Param(jnp.asarray(spread.reshape(-1)))
-
-    def music(self, music: jax.Array) -> jax.Array:
-        """Standardised music [B,F,Dm], float32, clipped."""
-        mean, std = (jax.lax.stop_gradient(x[...].astype(jnp.float32)) for x in (self.music_mean, self.music_std))
-        return jnp.clip((music.astype(jnp.float32) - mean) / jnp.maximum(std, 1e-4), -MAX_MUSIC, MAX_MUSIC)
-
-    def pose(self) -> tuple[jax.Array, jax.Array]:
-        """Mean and standard deviation of every joint, [J,2] each, float32."""
-        mean, std = (jax.lax.stop_gradient(x[...].astype(jnp.float32)) for x in (self.pose_mean, self.pose_std))
-        return mean.reshape(sk.J, 2), std.reshape(sk.J, 2)
-
-
 class Block(nnx.Module):
     """A pre-norm transformer layer with rotary positions."""
 
@@ -109,21 +84,20 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, positions: jax.Array, key: jax.Array | None) -> jax.Array:
         """x [B,N,D] with positions [N] in frames; key None is without dropout -> [B,N,D]."""
         keys = (None, None) if key is None else jax.random.split(key)
-        heads = lambda y: y.reshape(*y.shape[:2], self.heads, -1)  # noqa: E731
         h = self.norm_1(x)
-        q, k = (rotate(heads(project(h)), positions) for project in (self.to_q, self.to_k))
-        attended = attend(q, k, heads(self.to_v(h))).reshape(x.shape)
+        q, k, v = (split_heads(project(h), self.heads) for project in (self.to_q, self.to_k, self.to_v))
+        attended = join_heads(attend(rotate(q, positions), rotate(k, positions), v))
         x = x + dropout(self.to_out(attended), self.dropout, keys[0])
         return x + dropout(self.ff_2(jax.nn.gelu(self.ff_1(self.norm_2(x)))), self.dropout, keys[1])
 
 
 class M2P(nnx.Module):
-    """The network. Call it on music and a reference; `predict` in m2p_loss does so from a batch."""
+    """The network. Call it on music and a reference; `predict` does so from a batch."""
 
     def __init__(self, config: M2PConfig, rngs: nnx.Rngs, policy: Policy = Policy()):
         self.config = config
         width = config.width
-        self.statistics = Statistics(config)
+        self.statistics = Statistics(config.music_dim)
         self.music_norm = layer_norm(config.music_dim, rngs, policy)
         self.music_1 = linear(config.music_dim, config.projection, rngs, policy)
         self.music_2 = linear(config.projection, width, rngs, policy)
@@ -205,8 +179,8 @@ class M2P(nnx.Module):
         local, _ = norm.split(keypoints[:, None], confidence[:, None])
         seen = confidence >= sk.THRESHOLD
         pose = jnp.where(seen[..., None], jnp.clip((local[:, 0] - mean) / std, -MAX_MUSIC, MAX_MUSIC), 0.0)
-        shown = norm.bone_confidence(confidence) >= sk.THRESHOLD
-        lengths = jnp.where(shown, jnp.linalg.norm(norm.bones(keypoints), axis=-1), 0.0)
+        shown = sk.bone_confidence(confidence, jnp) >= sk.THRESHOLD
+        lengths = jnp.where(shown, jnp.linalg.norm(sk.bones(keypoints, jnp), axis=-1), 0.0)
         parts = [pose.reshape(pose.shape[0], -1), jnp.where(seen, confidence, 0.0), lengths]
         hidden = jax.nn.gelu(self.pose_1(jnp.concatenate(parts, axis=-1)))
         tokens = self.pose_2(hidden).reshape(hidden.shape[0], self.config.pose_tokens, -1)
@@ -261,8 +235,8 @@ class PoseHead(nnx.Module):
         }
 
     def _logits(self, queries: jax.Array, parts: list[tuple[str, slice]]) -> tuple[jax.Array, jax.Array]:
-        """Queries [B,F,n*32] of consecutive parts -> logits over the bins of x and of y, [B,F,n,bins]."""
-        queries = queries.reshape(*queries.shape[:2], -1, self.joint_dim)
+        """Queries [B,F,n*joint_dim] of consecutive parts -> logits over the bins of x and of y, [B,F,n,bins]."""
+        queries = rearrange(queries, "b f (n d) -> b f n d", d=self.joint_dim)
         first = parts[0][1].start
         slices = [(part, queries[:, :, joints.start - first : joints.stop - first]) for part, joints in parts]
         along = lambda axis: jnp.concatenate([getattr(self, f"{part}_{axis}")(q) for part, q in slices], axis=2)  # noqa: E731
@@ -286,7 +260,15 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 
-def to_pixels(outputs: Mapping[str, jax.Array], reference: Mapping[str, Any] | norm.NormInfo) -> tuple[jax.Array, jax.Array]:
+def predict(m2p: M2P, batch: Batch, key: jax.Array | None = None) -> Outputs:
+    """Runs M2P on the music [B,F,Dm], reference pose [B,J,2] px and reference face [B,E] of a batch; key: dropout."""
+    confidence = batch["reference_confidence"]
+    info = norm.anchor(batch["reference_keypoints"], confidence)
+    reference = norm.to_torso(batch["reference_keypoints"][:, None], info)[:, 0]
+    return m2p(batch["music"], reference, confidence, batch["reference_face"], key)
+
+
+def to_pixels(outputs: Mapping[str, jax.Array], reference: Batch | norm.NormInfo) -> tuple[jax.Array, jax.Array]:
     """M2P's outputs as what is drawn: (keypoints [B,F,J,2] pixels, confidence [B,F,J] 0..1); differentiable.
 
     reference: the NormInfo of the photo's pose, or a batch with reference_keypoints [B,J,2] px and reference_confidence [B,J].
@@ -294,50 +276,3 @@ def to_pixels(outputs: Mapping[str, jax.Array], reference: Mapping[str, Any] | n
     if not isinstance(reference, norm.NormInfo):
         reference = norm.anchor(reference["reference_keypoints"], reference["reference_confidence"])
     return norm.denormalise(outputs["keypoints"], reference), jax.nn.sigmoid(outputs["confidence"])
-
-
-def measure_statistics(batches: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Means and deviations of training batches for `with_statistics`: music [Dm], pose [2 J], keys as in `Statistics`.
-
-    A joint that hardly moves gets a quarter of its part's median deviation, so that it does not explode when divided by.
-    """
-    music, pose = _Moments(), _Moments()
-    for batch in batches:
-        weight = np.asarray(batch["music_mask"])[:, None, None] * np.ones(batch["music"].shape[:2])[..., None]
-        music.add(np.asarray(batch["music"]), weight)
-        keypoints, _ = norm.normalise(*(jnp.asarray(batch[name]) for name in (
-            "keypoints", "confidence", "reference_keypoints", "reference_confidence")))  # fmt: skip
-        local, _ = norm.split(keypoints, jnp.asarray(batch["confidence"]))
-        pose.add(np.asarray(local), (np.asarray(batch["confidence"]) >= sk.THRESHOLD)[..., None])
-    std = pose.std()
-    for joints in sk.PARTS.values():
-        std[joints] = np.maximum(std[joints], max(0.25 * float(np.median(std[joints])), 1e-2))
-    flat = {"music_mean": music.mean(), "music_std": music.std(), "pose_mean": pose.mean(), "pose_std": std}
-    return {name: value.reshape(-1).astype(np.float32) for name, value in flat.items()}
-
-
-def with_statistics(params: dict[str, Any], statistics: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """M2P's parameters (a nested dict) with measured statistics, of the same shapes, in place of the neutral ones."""
-    own = {name: jnp.asarray(statistics[name], value.dtype) for name, value in params["statistics"].items()}
-    return {**params, "statistics": own}
-
-
-class _Moments:
-    """Weighted mean and deviation over all but the last axes that vary with the data."""
-
-    def __init__(self):
-        self.weight = self.total = self.square = 0.0
-
-    def add(self, values: np.ndarray, weight: np.ndarray) -> None:
-        """values [B,F,...] with weights that broadcast to them."""
-        values, weight = values.astype(np.float64), np.broadcast_to(weight, values.shape).astype(np.float64)
-        values = np.where(weight > 0, values, 0)
-        self.weight += weight.sum((0, 1))
-        self.total += (weight * values).sum((0, 1))
-        self.square += (weight * values**2).sum((0, 1))
-
-    def mean(self) -> np.ndarray:
-        return self.total / np.maximum(self.weight, 1e-9)
-
-    def std(self) -> np.ndarray:
-        return np.sqrt(np.maximum(self.square / np.maximum(self.weight, 1e-9) - self.mean() ** 2, 0))

@@ -6,15 +6,12 @@ Each part of the body is averaged over its own visible joints before parts are w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from champ_jax.models.m2p import M2P, Outputs
+from champ_jax.models.m2p import Batch, Outputs
 from champ_jax.pose import normalise as norm
 from champ_jax.pose import skeleton as sk
 
@@ -31,19 +28,10 @@ BEAT_SIGMA = 0.05  # seconds
 BEAT_FLOOR = 0.05  # torsos a second
 
 _CENTRES = np.arange(sk.J)  # the joint that another's coordinates are relative to; body and feet: itself
-for _part, _centre in norm.FINE_PARTS:
-    _CENTRES[_part] = _centre
+for _part, _centre in sk.CENTRES.items():
+    _CENTRES[sk.PARTS[_part]] = _centre
 
-Batch = Mapping[str, Any]
 Terms = dict[str, jax.Array]
-
-
-def predict(m2p: M2P, batch: Batch, key: jax.Array | None = None) -> Outputs:
-    """Runs M2P on the music [B,F,Dm], reference pose [B,J,2] px and reference face [B,E] of a batch; key: dropout."""
-    confidence = batch["reference_confidence"]
-    info = norm.anchor(batch["reference_keypoints"], confidence)
-    reference = norm.to_torso(batch["reference_keypoints"][:, None], info)[:, 0]
-    return m2p(batch["music"], reference, confidence, batch["reference_face"], key)
 
 
 def m2p_losses(outputs: Outputs, batch: Batch) -> Terms:
@@ -105,8 +93,8 @@ def bone_loss(predicted: jax.Array, target: jax.Array, weight: jax.Array) -> jax
 
     The push is one-sided, because a bone that points at the camera is rightly short.
     """
-    shown = norm.bone_confidence(weight)
-    length, true_length = (_length(norm.bones(keypoints)) for keypoints in (predicted, target))
+    shown = sk.bone_confidence(weight, jnp)
+    length, true_length = (_length(sk.bones(keypoints, jnp)) for keypoints in (predicted, target))
     seen_lengths = jnp.where(shown > 0, true_length, jnp.nan)
     longest = jnp.nan_to_num(jnp.nanquantile(seen_lengths, 0.95, axis=1, keepdims=True), nan=jnp.inf)
     excess = jnp.square(jax.nn.relu(length - 1.1 * longest))

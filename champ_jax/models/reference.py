@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
-from champ_jax.models.unet import COARSE, ProjectedReference, ReferenceFeatures, UNet
+from champ_jax.models.unet import COARSE, ReferenceFeatures, UNet
 
 
 def reference_features(
@@ -40,9 +41,10 @@ def reference_features(
 
 def _features(unet, latents, context, guidance) -> ReferenceFeatures:
     references = latents.shape[:2]
-    apart = lambda x: None if x is None else x.reshape(-1, *x.shape[2:])  # noqa: E731
-    guidance = None if guidance is None else apart(guidance)[:, None]
-    _, features, _ = unet.run(apart(latents)[:, None], jnp.zeros((), jnp.int32), apart(context), guidance)
+    apart = lambda x: None if x is None else rearrange(x, "b r h w c -> (b r) 1 h w c")  # noqa: E731
+    context = None if context is None else rearrange(context, "b r l d -> (b r) l d")
+    side = unet.side_inputs(apart(latents), jnp.zeros((), jnp.int32), context)
+    _, features, _ = unet.run(apart(latents), side, apart(guidance))
     return jax.tree.map(lambda x: x.reshape(*references, *x.shape[1:]), features)
 
 
@@ -50,12 +52,7 @@ def halve(x: jax.Array) -> jax.Array:
     """Means of squares of 2 x 2 cells of x [B,R,h,w,C]; where a side is odd the last ones are of less."""
     height, width = x.shape[2:4]
     x = jnp.pad(x, ((0, 0), (0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return x.reshape(*x.shape[:2], x.shape[2] // 2, 2, x.shape[3] // 2, 2, -1).mean(axis=(3, 5))
-
-
-def project_reference(denoiser: UNet, features: ReferenceFeatures) -> ProjectedReference:
-    """Keys and values by block name: do it once a clip, for they do not change with frame or step."""
-    return denoiser.project_reference(features)
+    return rearrange(x, "b r (h row) (w column) c -> b r h row w column c", row=2, column=2).mean(axis=(3, 5))
 
 
 def round_like_champ(features: ReferenceFeatures) -> ReferenceFeatures:

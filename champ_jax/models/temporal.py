@@ -1,4 +1,4 @@
-"""Temporal modules after each spatial layer: which kinds there are, and AnimateDiff's `VanillaTemporalModule`.
+"""Temporal modules after each spatial layer: those of each kind, and AnimateDiff's `VanillaTemporalModule`.
 
 Every kind is called as module(x [B*F,h,w,C], batch=B) and gives the same shape; its last layer is zero at first, so that a
 UNet with new modules does what it did without. The others are in temporal_modelscope.py and temporal_kinds.py.
@@ -6,72 +6,18 @@ UNet with new modules does what it did without. The others are in temporal_model
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.errors import UserError, did_you_mean
+from champ_jax.errors import UserError
 from champ_jax.models.temporal_kinds import Conv3D, Hybrid, RotaryTransformer
 from champ_jax.models.temporal_modelscope import TemporalConv, TemporalTransformer
+from champ_jax.models.unet_config import TemporalConfig
 from champ_jax.nn.attention import Attention
 from champ_jax.nn.frames import over_frames, to_frames, unfold_frames
 from champ_jax.nn.layers import FeedForward, GroupNorm, layer_norm, linear
 from champ_jax.nn.policy import Policy
-
-KINDS = ("animatediff", "modelscope", "conv3d", "transformer", "hybrid")
-
-
-@dataclasses.dataclass(frozen=True)
-class TemporalConfig:
-    """Which temporal modules, and their geometry.
-
-    Attributes:
-      kind: "animatediff", attention over frames with sinusoidal positions; "modelscope", convolution over frames after each
-        resnet and attention without positions after each spatial attention; "conv3d", convolutions over space and time;
-        "transformer", attention with rotary positions, for windows of any length; "hybrid", convolution and attention
-        mixed by a learnt share.
-      heads: attention heads over frames; with head_dim, those of the first transformer alone.
-      groups: groups of the norm in front; AnimateDiff has 32 at every width.
-      max_frames: longest window of "animatediff", whose positions are sinusoids and restart at 0 in every window; the other
-        kinds have no limit.
-      blocks: transformer blocks a module ("animatediff", "transformer").
-      attentions: attentions over frames in each block ("animatediff").
-      ff_mult: width of the feed-forward, in widths.
-      mid: whether the coarsest level has a module; AnimateDiff's v1 and v3 have none there.
-      clip_norm: whether the norm in front has the whole clip's statistics, as diffusers has it, which changes what the same
-        weights do; AnimateDiff, and CHAMP with it, has each frame's own ("animatediff").
-      head_dim: width of each head of "modelscope", at every level; 64 in ModelScope's weights.
-    """
-
-    kind: str = "animatediff"
-    heads: int = 8
-    groups: int = 32
-    max_frames: int = 32
-    blocks: int = 1
-    attentions: int = 2
-    ff_mult: int = 4
-    mid: bool = True
-    clip_norm: bool = False
-    head_dim: int | None = None
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise UserError(f"temporal.kind is {self.kind!r}{did_you_mean(self.kind, KINDS)}: expected one of {', '.join(KINDS)}.")
-
-    def heads_at(self, width: int) -> int:
-        """Number of attention heads at a level of this width."""
-        return width // self.head_dim if self.head_dim else self.heads
-
-    def check(self, width: int) -> None:
-        """Raises UserError for a width that does not divide into heads and groups; of rotary heads, into even ones."""
-        heads = self.heads_at(width)
-        if not heads or width % heads or width % self.groups or (self.kind in ("transformer", "hybrid") and width // heads % 2):
-            raise UserError(
-                f"unet: width {width} must divide into {heads} temporal heads (rotary ones of even width) and "
-                f"temporal.groups {self.groups}."
-            )
 
 
 def temporal_layers(width: int, attention: bool, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy) -> dict[str, nnx.Module]:

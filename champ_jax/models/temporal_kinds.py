@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from champ_jax.nn.attention import rotate
-from champ_jax.nn.frames import frame_conv, over_frames, to_frames, unfold_frames
+from champ_jax.models.unet_config import TemporalConfig
+from champ_jax.nn.attention import join_heads, rotate, split_heads
+from champ_jax.nn.frames import fold_frames, frame_conv, over_frames, to_frames, unfold_frames
 from champ_jax.nn.kernels import attend
 from champ_jax.nn.layers import FeedForward, GroupNorm, layer_norm, linear
 from champ_jax.nn.policy import Policy
@@ -23,8 +24,8 @@ class Conv3D(nnx.Module):
     The norms have each frame's own statistics, so a frame depends on the two before and the two after it alone.
     """
 
-    def __init__(self, width: int, config, rngs: nnx.Rngs, policy: Policy):
-        """Args: config a TemporalConfig, of which it has groups."""
+    def __init__(self, width: int, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy):
+        """Args: config, of which it has groups."""
         self.norm_1 = GroupNorm(width, config.groups, rngs, policy)
         self.conv_1 = frame_conv(width, width, rngs, policy, space=3)
         self.norm_2 = GroupNorm(width, config.groups, rngs, policy)
@@ -32,15 +33,14 @@ class Conv3D(nnx.Module):
 
     def __call__(self, x: jax.Array, batch: int, seen: jax.Array | None = None) -> jax.Array:
         """x [B*F,h,w,C] with B = `batch` -> the same shape."""
-        hidden = self.conv_1(unfold_frames(jax.nn.silu(self.norm_1(x)), batch)).reshape(x.shape)
-        hidden = self.conv_2(unfold_frames(jax.nn.silu(self.norm_2(hidden)), batch))
-        return x + hidden.reshape(x.shape)
+        hidden = fold_frames(self.conv_1(unfold_frames(jax.nn.silu(self.norm_1(x)), batch)))
+        return x + fold_frames(self.conv_2(unfold_frames(jax.nn.silu(self.norm_2(hidden)), batch)))
 
 
 class RotaryBlock(nnx.Module):
     """Pre-norm transformer block over frames, whose queries and keys are turned by their frame's number (RoFormer)."""
 
-    def __init__(self, width: int, config, rngs: nnx.Rngs, policy: Policy):
+    def __init__(self, width: int, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy):
         self.heads = config.heads_at(width)
         self.norm = layer_norm(width, rngs, policy)
         self.to_q, self.to_k, self.to_v = (linear(width, width, rngs, policy, bias=False) for _ in range(3))
@@ -51,11 +51,9 @@ class RotaryBlock(nnx.Module):
     def __call__(self, x: jax.Array, seen: jax.Array | None) -> jax.Array:
         """x [B*N,F,D] -> [B*N,F,D]."""
         normed = self.norm(x)
-        heads = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)  # noqa: E731
         numbers = jnp.arange(x.shape[1], dtype=jnp.float32)
-        queries, keys = (rotate(heads(project(normed)), numbers) for project in (self.to_q, self.to_k))
-        found = attend(queries, keys, heads(self.to_v(normed)), seen)
-        x = x + self.to_out(found.reshape(x.shape))
+        queries, keys, values = (split_heads(project(normed), self.heads) for project in (self.to_q, self.to_k, self.to_v))
+        x = x + self.to_out(join_heads(attend(rotate(queries, numbers), rotate(keys, numbers), values, seen)))
         return x + self.ff(self.norm_ff(x))
 
 
@@ -66,8 +64,8 @@ class RotaryTransformer(nnx.Module):
     windows longer than those it was trained on.
     """
 
-    def __init__(self, width: int, config, rngs: nnx.Rngs, policy: Policy):
-        """Args: config a TemporalConfig, of which it has heads, groups, blocks and ff_mult."""
+    def __init__(self, width: int, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy):
+        """Args: config, of which it has heads, groups, blocks and ff_mult."""
         self.blocks = config.blocks
         self.norm = GroupNorm(width, config.groups, rngs, policy, epsilon=1e-6)
         self.proj_in = linear(width, width, rngs, policy)
@@ -89,8 +87,7 @@ class Hybrid(nnx.Module):
     Stable Video Diffusion mixes space and time by such a share; here it mixes near frames and far ones. One half at first.
     """
 
-    def __init__(self, width: int, config, rngs: nnx.Rngs, policy: Policy):
-        """Args: config a TemporalConfig."""
+    def __init__(self, width: int, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy):
         self.near = Conv3D(width, config, rngs, policy)
         self.far = RotaryTransformer(width, config, rngs, policy)
         self.mix = nnx.Param(jnp.zeros((width,), policy.param))

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from champ_jax.nn.attention import Attention
-from champ_jax.nn.frames import frame_conv, over_frames, to_frames, unfold_frames
+from champ_jax.nn.frames import fold_frames, frame_conv, over_frames, to_frames, unfold_frames
 from champ_jax.nn.layers import FeedForward, GroupNorm, layer_norm, linear
 from champ_jax.nn.policy import Policy
 
@@ -34,7 +34,7 @@ class TemporalConv(nnx.Module):
         hidden = unfold_frames(x, batch)
         for i in range(1, STACKED + 1):
             hidden = getattr(self, f"conv{i}")(jax.nn.silu(getattr(self, f"norm{i}")(hidden)))
-        return x + hidden.reshape(x.shape)
+        return x + fold_frames(hidden)
 
 
 class TemporalTransformer(nnx.Module):

@@ -14,8 +14,8 @@ from flax import nnx
 
 from champ_jax.dims import check_shape
 from champ_jax.errors import UserError
-from champ_jax.models.vae import EPSILON, LOGVAR_RANGE, Attention, Encoder, Residual, VAEConfig
-from champ_jax.nn.frames import frame_conv, unfold_frames
+from champ_jax.models.vae import EPSILON, Attention, Encoder, Residual, VAEConfig, mean_and_logvar
+from champ_jax.nn.frames import fold_frames, frame_conv, unfold_frames
 from champ_jax.nn.layers import GroupNorm, conv, linear, upsample_nearest
 from champ_jax.nn.policy import Policy
 
@@ -78,7 +78,7 @@ class VideoResidual(nnx.Module):
     def __call__(self, x: jax.Array, batch: int) -> jax.Array:
         """x [B*F,h,w,C] with B = `batch` -> [B*F,h,w,C']."""
         x = self.spatial(x)
-        along = self.temporal(unfold_frames(x, batch)).reshape(x.shape)
+        along = fold_frames(self.temporal(unfold_frames(x, batch)))
         share = jax.nn.sigmoid(self.mix[...].astype(jnp.float32)).astype(x.dtype)
         return (1 - share) * x + share * along
 
@@ -137,7 +137,7 @@ class VideoDecoder(nnx.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         """z [B,F,h,w,latent_channels] -> [B,F,H,W,3]."""
         batch = z.shape[0]
-        x = self.mid(self.conv_in(z.reshape(-1, *z.shape[2:])), batch)
+        x = self.mid(self.conv_in(fold_frames(z)), batch)
         for i in range(self.levels):
             x = getattr(self, f"up_{i}")(x, batch)
         return self.conv_frames(unfold_frames(self.conv_out(jax.nn.silu(self.norm_out(x))), batch))
@@ -164,8 +164,7 @@ class TemporalVAE(nnx.Module):
         if x.shape[-3] % step or x.shape[-2] % step:
             raise UserError(f"frames: height and width must be multiples of {step} for the VAE, got {x.shape[-3:-1]}.")
         moments = self.quant_conv(self.encoder(x.reshape(-1, *x.shape[-3:])))
-        mean, logvar = jnp.split(moments.reshape(*x.shape[:-3], *moments.shape[1:]), 2, axis=-1)
-        return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+        return mean_and_logvar(moments.reshape(*x.shape[:-3], *moments.shape[1:]))
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Latents z [B,F,h,w,c] of clips -> frames [B,F,H,W,3], about [-1,1] but not clipped.

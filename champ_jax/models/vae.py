@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.errors import UserError
@@ -89,8 +90,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,h,w,C] -> [B,h,w,C]."""
-        batch, height, width, channels = x.shape
-        tokens = self.norm(x).reshape(batch, height * width, 1, channels)
+        tokens = rearrange(self.norm(x), "b h w c -> b (h w) 1 c")
         return x + self.to_out(attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))).reshape(x.shape)
 
 
@@ -227,14 +227,19 @@ class VAE(nnx.Module):
         images = x.reshape(-1, *x.shape[-3:])
         hidden = fold_patches(images, self.config.patch) if self.encoder is None else self.encoder(images)
         moments = self.quant_conv(hidden)
-        mean, logvar = jnp.split(moments.reshape(*x.shape[:-3], *moments.shape[1:]), 2, axis=-1)
-        return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+        return mean_and_logvar(moments.reshape(*x.shape[:-3], *moments.shape[1:]))
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Latents [...,h,w,c] -> images [...,H,W,3], about [-1,1] but not clipped."""
         hidden = self.post_quant_conv(z.reshape(-1, *z.shape[-3:]))
         x = unfold_patches(hidden, self.config.patch) if self.decoder is None else self.decoder(hidden)
         return x.reshape(*z.shape[:-3], *x.shape[1:])
+
+
+def mean_and_logvar(moments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What an encoder says of latents, [...,2c], as their mean and log variance [...,c], the latter clamped to LOGVAR_RANGE."""
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
 
 def vae_latents(vae: VAE, images: jax.Array, key: jax.Array | None = None) -> jax.Array:

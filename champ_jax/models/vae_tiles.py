@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from champ_jax.errors import UserError
-from champ_jax.models.vae import LOGVAR_RANGE, VAE, Norm, VAEConfig
+from champ_jax.models.vae import VAE, Norm, VAEConfig, mean_and_logvar
 from champ_jax.nn.layers import GroupNorm
 
 
@@ -73,8 +73,7 @@ def encode_tiled(vae: VAE, images: jax.Array, tile: int, overlap: int, exact: bo
         return vae.quant_conv(vae.encoder.coarse(fine[None]))[0]
 
     moments = jax.lax.map(one, images.reshape(-1, *images.shape[-3:]))
-    mean, logvar = jnp.split(moments.reshape(*images.shape[:-3], *moments.shape[1:]), 2, axis=-1)
-    return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+    return mean_and_logvar(moments.reshape(*images.shape[:-3], *moments.shape[1:]))
 
 
 def reach(config: VAEConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared, sources_seen
@@ -13,8 +14,17 @@ from champ_jax.nn.policy import Policy
 KeyValue = tuple[jax.Array, jax.Array]
 """Projected keys and values, each [...,M,K,d]."""
 
-
 ROPE_BASE = 10000.0
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[...,K*d] with K = `heads` -> [...,K,d]."""
+    return rearrange(x, "... (k d) -> ... k d", k=heads)
+
+
+def join_heads(x: jax.Array) -> jax.Array:
+    """The inverse of `split_heads`: [...,K,d] -> [...,K*d]."""
+    return rearrange(x, "... k d -> ... (k d)")
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
@@ -70,10 +80,10 @@ class Attention(nnx.Module):
         Returns:
           [B,F,N,D].
         """
-        batch, frames, tokens, width = x.shape
         if reference is None:
-            seen = sources_seen(share).reshape(batch * frames, tokens, -1) if share is not None and share.ndim == 4 else None
-            return self(x.reshape(batch * frames, tokens, width), seen=seen).reshape(x.shape)
+            fold = lambda y: rearrange(y, "b f n d -> (b f) n d")  # noqa: E731
+            seen = fold(sources_seen(share)) if share is not None and share.ndim == 4 else None
+            return self(fold(x), seen=seen).reshape(x.shape)
         queries = self._split(self.to_q(x))
         found = attend_with_shared(queries, *self.project(x), *reference, share)
         if coarse is not None:
@@ -98,7 +108,7 @@ class Attention(nnx.Module):
         return self.to_out(jnp.einsum("bfnr,brd->bfnd", share.astype(tokens.dtype), self.to_v(tokens)))
 
     def _split(self, x):
-        return x.reshape(*x.shape[:-1], self.heads, -1)
+        return split_heads(x, self.heads)
 
     def _join(self, x):
-        return self.to_out(x.reshape(*x.shape[:-2], -1))
+        return self.to_out(join_heads(x))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.nn.attention import Attention, KeyValue
@@ -128,11 +129,10 @@ class SpatialTransformer(nnx.Module):
         Returns:
           The output [B*F,h,w,C], and what a reference network offers.
         """
-        rows, height, width, channels = x.shape
         reference, moments = read.reference, channel_moments(x)
         if self.style is not None and reference is not None:
             x = self.style(x, moments, reference.moments, read.share)
-        hidden = self.proj_in(self.norm(x)).reshape(batch, rows // batch, height * width, channels)
+        hidden = rearrange(self.proj_in(self.norm(x)), "(b f) h w c -> b f (h w) c", b=batch)
         normed = self.norm1(hidden)
         keys = None if reference is None or reference.keys is None else (reference.keys, reference.values)
         coarse = None if reference is None else reference.coarse
@@ -141,7 +141,7 @@ class SpatialTransformer(nnx.Module):
             hidden = hidden + self._cross(hidden, read)
         hidden = hidden + self.ff(self.norm3(hidden))
         out = self.proj_out(hidden.reshape(x.shape)) + x
-        return out, BlockFeatures(normed.reshape(batch, -1, channels), moments)
+        return out, BlockFeatures(rearrange(normed, "b f n c -> b (f n) c"), moments)
 
     def _cross(self, hidden, read: Read):
         """Cross-attention of hidden [B,F,N,D], broadcastable to its shape."""
@@ -151,6 +151,5 @@ class SpatialTransformer(nnx.Module):
             return self.attn2.single_tokens(read.context[:, :, 0], read.share)
         if read.context.shape[1] == 1:
             return self.attn2.single_token(read.context)[:, None]
-        batch, frames, tokens, width = hidden.shape
-        queries = self.norm2(hidden).reshape(batch, frames * tokens, width)
+        queries = rearrange(self.norm2(hidden), "b f n d -> b (f n) d")
         return self.attn2(queries, read.context).reshape(hidden.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.nn.layers import kernel_init
@@ -27,17 +28,21 @@ def frame_conv(width_in: int, width_out: int, rngs: nnx.Rngs, policy: Policy, ze
     )
 
 
+def fold_frames(x: jax.Array) -> jax.Array:
+    """[B,F,h,w,C] -> [B*F,h,w,C]."""
+    return rearrange(x, "b f h w c -> (b f) h w c")
+
+
 def unfold_frames(x: jax.Array, batch: int) -> jax.Array:
-    """[B*F,h,w,C] with B = `batch` -> [B,F,h,w,C]."""
-    return x.reshape(batch, -1, *x.shape[1:])
+    """The inverse of `fold_frames`: [B*F,h,w,C] with B = `batch` -> [B,F,h,w,C]."""
+    return rearrange(x, "(b f) h w c -> b f h w c", b=batch)
 
 
 def over_frames(x: jax.Array) -> jax.Array:
     """[B,F,h,w,C] -> the frames of each position, [B*h*w,F,C]."""
-    batch, frames, height, width, channels = x.shape
-    return x.reshape(batch, frames, height * width, channels).swapaxes(1, 2).reshape(-1, frames, channels)
+    return rearrange(x, "b f h w c -> (b h w) f c")
 
 
 def to_frames(x: jax.Array, shape: tuple[int, int, int, int], batch: int) -> jax.Array:
     """The inverse of `over_frames`, folded: [B*h*w,F,C] with B = `batch` -> `shape`, [B*F,h,w,C]."""
-    return x.reshape(batch, -1, *x.shape[1:]).swapaxes(1, 2).reshape(shape)
+    return rearrange(x, "(b h w) f c -> (b f) h w c", b=batch, h=shape[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.nn.attention import Attention, KeyValue
@@ -40,16 +41,15 @@ class FaceAttention(Attention):
         Returns:
           [B,F,N,D].
         """
-        batch, frames, tokens, width = x.shape
         queries = self._split(self.to_q(x))
         if context.shape[1] == 1:
             base = jnp.broadcast_to(self.to_v(context)[:, None], x.shape)
         else:
             base = attend_to_shared(queries, *(array[:, None] for array in self.project(context))).reshape(x.shape)
         keys, values = (self._split(project(face)) for project in (self.id_to_k, self.id_to_v))
-        spread = lambda array: jnp.broadcast_to(array, (batch, frames, *array.shape[2:])).reshape(batch * frames, *array.shape[2:])  # noqa: E731
-        found = id_attention(queries.reshape(batch * frames, tokens, *queries.shape[3:]), base.reshape(batch * frames, tokens, width),
-                             (spread(keys), spread(values)), self.aligned)  # fmt: skip
+        fold = lambda array: rearrange(array, "b f ... -> (b f) ...")  # noqa: E731
+        each_frame = lambda array: fold(jnp.broadcast_to(array, (*x.shape[:2], *array.shape[2:])))  # noqa: E731
+        found = id_attention(fold(queries), fold(base), (each_frame(keys), each_frame(values)), self.aligned)
         found = self.id_strength(found).reshape(x.shape) * present.astype(found.dtype)[:, None, None, None]
         return self.to_out(base + found)
 

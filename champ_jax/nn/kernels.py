@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange, repeat
 
 MAX_LOGITS = 2**26
 """Logits that a device holds at once in the XLA path (256 MiB in float32); beyond it, queries go through in chunks."""
@@ -76,7 +77,8 @@ def attend_with_shared(
     routed = share is not None and share.ndim == 4
     if sources == 1 and not routed and _fits_cudnn(q):
         return _cudnn_with_shared(q, k, v, shared_k[:, 0], shared_v[:, 0], share)
-    own = _attend_segment(*(array.transpose(0, 3, 1, 2, 4) for array in (q, k, v)), sources_seen(share)[:, None] if routed else None)
+    heads_first = (rearrange(array, "b f n k d -> b k f n d") for array in (q, k, v))
+    own = _attend_segment(*heads_first, sources_seen(share)[:, None] if routed else None)
     return _with_sources(own, q, shared_k, shared_v, share).astype(v.dtype)
 
 
@@ -94,17 +96,17 @@ def attend_to_shared(q: jax.Array, shared_k: jax.Array, shared_v: jax.Array, sha
 def _with_sources(own: _Segment, q, shared_k, shared_v, share) -> jax.Array:
     """Joins to what queries q [B,F,N,K,d] found in their own keys what they find in R sources: [B,F,N,K,d] float32."""
     sources = shared_k.shape[1]
-    q = q.transpose(0, 3, 1, 2, 4)
-    shared_k, shared_v = (array.transpose(1, 0, 3, 2, 4) for array in (shared_k, shared_v))
-    batch, heads, frames, tokens, dim = q.shape
+    q = rearrange(q, "b f n k d -> b k f n d")
+    shared_k, shared_v = (rearrange(array, "b r m k d -> r b k m d") for array in (shared_k, shared_v))
+    batch, _, frames, _, _ = q.shape
     if share is None:
         share = jnp.full((batch, sources), 1 / sources)
     share = share[:, None] if share.ndim == 4 else share[:, None, None, None]  # [B,1,F or 1,N or 1,R]
     for r in range(sources):
-        part = _attend_segment(q.reshape(batch, heads, frames * tokens, dim), shared_k[r], shared_v[r])
-        part = _Segment(*(array.reshape(batch, heads, frames, tokens, -1) for array in part))
+        part = _attend_segment(rearrange(q, "b k f n d -> b k (f n) d"), shared_k[r], shared_v[r])
+        part = _Segment(*(rearrange(array, "b k (f n) d -> b k f n d", f=frames) for array in part))
         own = _merge(own, part, share[..., r, None])
-    return _normalise(own).transpose(0, 2, 3, 1, 4)
+    return rearrange(_normalise(own), "b k f n d -> b f n k d")
 
 
 def shares(weight: jax.Array) -> jax.Array:
@@ -210,18 +212,20 @@ def _fits_cudnn(q: jax.Array) -> bool:
 
 def _cudnn_with_shared(q, k, v, shared_k, shared_v, share):
     """One source [B,M,K,d]: cuDNN takes one list of keys a row, so its keys are repeated; share [B,1] shortens the list."""
-    batch, frames, tokens, heads, dim = q.shape
+    frames, tokens = q.shape[1:3]
     shared = shared_k.shape[1]
 
+    def fold(x):
+        return rearrange(x, "b f n k d -> (b f) n k d")
+
     def join(own, common):
-        own = own.reshape(batch * frames, tokens, heads, dim)
-        return jnp.concatenate([own, jnp.repeat(common.astype(own.dtype), frames, axis=0)], axis=1)
+        return jnp.concatenate([fold(own), repeat(common.astype(own.dtype), "b m k d -> (b f) m k d", f=frames)], axis=1)
 
     lengths = None
     if share is not None:
         lengths = tokens + shared * jnp.repeat((share[:, 0] > 0).astype(jnp.int32), frames)
     out = jax.nn.dot_product_attention(
-        q.reshape(batch * frames, tokens, heads, dim),
+        fold(q),
         join(k, shared_k),
         join(v, shared_v),
         key_value_seq_lengths=lengths,

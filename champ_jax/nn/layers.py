@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange, repeat
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -177,20 +178,14 @@ def upsample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
     For these sizes this is PyTorch's nearest interpolation: floor(i*h/(2h-1)) equals i//2.
     """
-    batch, height, width, channels = x.shape
-    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    return doubled.reshape(batch, 2 * height, 2 * width, channels)[:, : size[0], : size[1]]
+    return repeat(x, "b h w c -> b (h down) (w across) c", down=2, across=2)[:, : size[0], : size[1]]
 
 
 def fold_patches(x: jax.Array, patch: int) -> jax.Array:
     """[B,H,W,C] -> [B,H/patch,W/patch,patch*patch*C]: squares of pixels folded into channels."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
-    return x.reshape(batch, height // patch, width // patch, -1)
+    return rearrange(x, "b (h row) (w column) c -> b h w (row column c)", row=patch, column=patch)
 
 
 def unfold_patches(x: jax.Array, patch: int) -> jax.Array:
     """The inverse of `fold_patches`: [B,h,w,patch*patch*C] -> [B,h*patch,w*patch,C]."""
-    batch, height, width, _ = x.shape
-    x = x.reshape(batch, height, width, patch, patch, -1).swapaxes(2, 3)
-    return x.reshape(batch, height * patch, width * patch, -1)
+    return rearrange(x, "b h w (row column c) -> b (h row) (w column) c", row=patch, column=patch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from champ_jax.nn.layers import Strength
@@ -53,9 +54,9 @@ class Style(nnx.Module):
         Returns:
           [B*F,h,w,C].
         """
-        clips, channels = reference.shape[0], x.shape[-1]
-        values = x.astype(jnp.float32).reshape(clips, -1, x.shape[1] * x.shape[2], channels)
-        own = own.reshape(clips, -1, 1, 2, channels)
+        clips = reference.shape[0]
+        values = rearrange(x.astype(jnp.float32), "(b f) h w c -> b f (h w) c", b=clips)
+        own = rearrange(own, "(b f) moments c -> b f 1 moments c", b=clips)
         wanted = joint_moments(reference, share)
         deviation = [jnp.sqrt(moments[..., 1, :] + EPSILON) for moments in (own, wanted)]
         moved = (values - own[..., 0, :]) / deviation[0] * deviation[1] + wanted[..., 0, :] - values

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from champ_jax.pose import skeleton as sk
 
@@ -53,8 +54,8 @@ def pose_map(
         maps = draw_frames(*flat)
     else:
         # Every slices-th frame makes a slice: one after another would be some devices' frames only, sent to all the others.
-        flat = jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), flat)
-        maps = jax.lax.map(lambda poses: draw_frames(*poses), flat).swapaxes(0, 1)
+        flat = jax.tree.map(lambda x: rearrange(x, "(n slices) ... -> slices n ...", slices=slices), flat)
+        maps = rearrange(jax.lax.map(lambda poses: draw_frames(*poses), flat), "slices n ... -> (n slices) ...")
     return maps.reshape(batch, frames, *size, 3).astype(keypoints.dtype)
 
 

@@ -34,7 +34,7 @@ def anchor(reference_keypoints: jax.Array, reference_confidence: jax.Array) -> N
     Hidden hips are put one torso below the neck, and a torso is then estimated from the shoulders.
     """
     points, seen = reference_keypoints, reference_confidence >= sk.THRESHOLD
-    hips = (points[..., sk.RIGHT_HIP, :] + points[..., sk.LEFT_HIP, :]) / 2
+    hips = sk.hips(points)
     neck = points[..., sk.NECK, :]
     complete = seen[..., sk.RIGHT_HIP] & seen[..., sk.LEFT_HIP] & seen[..., sk.NECK]
     shoulders = jnp.linalg.norm(points[..., sk.RIGHT_SHOULDER, :] - points[..., sk.LEFT_SHOULDER, :], axis=-1)
@@ -76,10 +76,10 @@ def normalise(
     return impute(to_torso(keypoints, info), confidence), info
 
 
-def impute(keypoints: jax.Array, confidence: jax.Array, max_gap: int = MAX_GAP) -> jax.Array:
+def impute(keypoints: jax.Array, confidence: jax.Array) -> jax.Array:
     """Fills joints below confidence 0.3 from the frames around them.
 
-    Gaps of at most `max_gap` frames are interpolated linearly, frames before the first and after the last sighting within that reach hold
+    Gaps of at most MAX_GAP frames are interpolated linearly, frames before the first and after the last sighting within that reach hold
     it; anything longer is left as it is.
 
     Args:
@@ -97,8 +97,8 @@ def impute(keypoints: jax.Array, confidence: jax.Array, max_gap: int = MAX_GAP) 
     take = lambda index: jnp.take_along_axis(keypoints, jnp.clip(index, 0, time.shape[0] - 1)[..., None], axis=-3)  # noqa: E731
     share = ((time - left) / jnp.maximum(right - left, 1))[..., None]
     filled = take(left) * (1 - share) + take(right) * share
-    inside = has_before & has_after & (after - before - 1 <= max_gap)
-    edge = (has_before ^ has_after) & (jnp.abs(time - jnp.where(has_before, before, after)) <= max_gap)
+    inside = has_before & has_after & (after - before - 1 <= MAX_GAP)
+    edge = (has_before ^ has_after) & (jnp.abs(time - jnp.where(has_before, before, after)) <= MAX_GAP)
     return jnp.where((~seen & (inside | edge))[..., None], filled, keypoints)
 
 
@@ -109,7 +109,7 @@ def roots(keypoints: jax.Array, confidence: jax.Array | None = None) -> jax.Arra
     and one torso downwards where none was ever seen. Keypoints [...,F,J,2] in torso units; confidence [...,F,J],
     None when all joints count as seen.
     """
-    hips = (keypoints[..., sk.RIGHT_HIP, :] + keypoints[..., sk.LEFT_HIP, :]) / 2
+    hips = sk.hips(keypoints)
     if confidence is None:
         return hips
     neck = keypoints[..., sk.NECK, :]
@@ -126,31 +126,14 @@ def roots(keypoints: jax.Array, confidence: jax.Array | None = None) -> jax.Arra
 def split(keypoints: jax.Array, confidence: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Torso units [...,F,J,2] -> (part-relative coordinates [...,F,J,2], root [...,F,2]); see `roots` for confidence."""
     root = roots(keypoints, confidence)
-    relative = lambda part, centre: (keypoints[..., part, :] - keypoints[..., centre, None, :]) / FINE_SCALE  # noqa: E731
+    relative = lambda part, centre: (keypoints[..., sk.PARTS[part], :] - keypoints[..., centre, None, :]) / FINE_SCALE  # noqa: E731
     body_and_feet = keypoints[..., : sk.FEET.stop, :] - root[..., None, :]
-    fine = [relative(part, centre) for part, centre in FINE_PARTS]
+    fine = [relative(part, centre) for part, centre in sk.CENTRES.items()]
     return jnp.concatenate([body_and_feet, *fine], axis=-2), root
 
 
 def compose(local: jax.Array, root: jax.Array) -> jax.Array:
     """Inverse of `split`: part-relative [...,F,J,2] and root [...,F,2] -> torso units [...,F,J,2]."""
     body_and_feet = local[..., : sk.FEET.stop, :] + root[..., None, :]
-    fine = [body_and_feet[..., centre, None, :] + FINE_SCALE * local[..., part, :] for part, centre in FINE_PARTS]
+    fine = [body_and_feet[..., centre, None, :] + FINE_SCALE * local[..., sk.PARTS[part], :] for part, centre in sk.CENTRES.items()]
     return jnp.concatenate([body_and_feet, *fine], axis=-2)
-
-
-FINE_PARTS = ((sk.FACE, sk.NOSE), (sk.LEFT_HAND, sk.LEFT_WRIST), (sk.RIGHT_HAND, sk.RIGHT_WRIST))
-
-
-def bones(keypoints: jax.Array) -> jax.Array:
-    """Vectors of the 24 bones of body and feet, each from its parent in `skeleton.PARENTS`: [...,J,2] -> [...,24,2]."""
-    hips = (keypoints[..., sk.RIGHT_HIP, :] + keypoints[..., sk.LEFT_HIP, :]) / 2
-    with_root = jnp.concatenate([keypoints[..., : sk.FEET.stop, :], hips[..., None, :]], axis=-2)  # parent -1 is the last
-    return with_root[..., : sk.FEET.stop, :] - with_root[..., sk.PARENTS, :]
-
-
-def bone_confidence(confidence: jax.Array) -> jax.Array:
-    """The least confidence of the joints that a bone hangs on: [...,J] -> [...,24]."""
-    hips = jnp.minimum(confidence[..., sk.RIGHT_HIP], confidence[..., sk.LEFT_HIP])
-    with_root = jnp.concatenate([confidence[..., : sk.FEET.stop], hips[..., None]], axis=-1)
-    return jnp.minimum(with_root[..., : sk.FEET.stop], with_root[..., sk.PARENTS])

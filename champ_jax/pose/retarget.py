@@ -15,6 +15,7 @@ HEAD = (0, 14, 15, 16, 17)
 FORE_ARMS = {"left_hand": (sk.LEFT_WRIST,), "right_hand": (sk.RIGHT_WRIST,)}
 LEGS = (9, 10, 12, 13)
 N = sk.FEET.stop
+SHIFT_SECONDS = 0.25  # how long before and after it is needed a shift to stay inside the frame sets in
 
 
 def retarget(
@@ -37,12 +38,11 @@ def retarget(
     Returns:
         [F,J,2] f32 pixels.
     """
-    vectors, root = _bones(keypoints)
+    vectors, root = sk.bones(keypoints), sk.hips(keypoints)
     if ratios is None:
         ratios = bone_ratios(keypoints, confidence, reference_keypoints, reference_confidence)
-    reference_root = _bones(reference_keypoints)[1]
     hips_known = (reference_confidence[[sk.RIGHT_HIP, sk.LEFT_HIP]] >= sk.THRESHOLD).all()
-    start = reference_root if hips_known else root[0]
+    start = sk.hips(reference_keypoints) if hips_known else root[0]
     root = start + (root - root[0]) * ratios[list(LEGS)].mean()
     scales = {"face": ratios[list(HEAD)].mean(), **{hand: ratios[list(bone)].mean() for hand, bone in FORE_ARMS.items()}}
     return _rebuild(vectors * ratios[:, None], root, _fine(keypoints), scales)
@@ -55,11 +55,11 @@ def bone_ratios(
 
     Left and right count as equally long: the longer of the two is the less foreshortened.
     """
-    lengths = np.linalg.norm(_bones(keypoints)[0], axis=-1)
-    lengths = np.where(_bone_confidence(confidence) >= sk.THRESHOLD, lengths, np.nan)
+    lengths = np.linalg.norm(sk.bones(keypoints), axis=-1)
+    lengths = np.where(sk.bone_confidence(confidence) >= sk.THRESHOLD, lengths, np.nan)
     clip = _symmetric(np.array([np.nanpercentile(bone, LONGEST) if np.isfinite(bone).any() else np.nan for bone in lengths.T]))
-    reference = np.linalg.norm(_bones(reference_keypoints)[0], axis=-1)
-    reference = _symmetric(np.where(_bone_confidence(reference_confidence) >= sk.THRESHOLD, reference, np.nan))
+    reference = np.linalg.norm(sk.bones(reference_keypoints), axis=-1)
+    reference = _symmetric(np.where(sk.bone_confidence(reference_confidence) >= sk.THRESHOLD, reference, np.nan))
     ratios = np.where(clip > 1e-3, reference / np.maximum(clip, 1e-3), np.nan)
     if not np.isfinite(ratios).any():
         return np.ones(N)
@@ -75,12 +75,12 @@ def start_from(
     What separates frame 0 from the reference fades along a half cosine: as an angle and a length of each bone, so that limbs
     swing into the dance and do not shrink through it. Joints that the reference [J] hides follow the dance.
     """
-    vectors, root = _bones(keypoints)
-    target, target_root = _bones(reference_keypoints)
+    vectors, root = sk.bones(keypoints), sk.hips(keypoints)
+    target = sk.bones(reference_keypoints)
     time = np.arange(len(keypoints)) / (seconds * fps)
     fade = np.where(time < 1, 0.5 + 0.5 * np.cos(np.pi * np.minimum(time, 1)), 0.0)
     seen = reference_confidence >= sk.THRESHOLD
-    bone_seen = _bone_confidence(reference_confidence) >= sk.THRESHOLD
+    bone_seen = sk.bone_confidence(reference_confidence) >= sk.THRESHOLD
     angle, length = np.arctan2(vectors[..., 1], vectors[..., 0]), np.linalg.norm(vectors, axis=-1)
     turn = np.arctan2(target[:, 1], target[:, 0]) - angle[0]
     turn = np.where(bone_seen, (turn + np.pi) % (2 * np.pi) - np.pi, 0)
@@ -88,12 +88,12 @@ def start_from(
     angle, length = angle + fade[:, None] * turn, np.maximum(length + fade[:, None] * stretch, 0)
     vectors = np.stack([np.cos(angle), np.sin(angle)], -1) * length[..., None]
     if seen[[sk.RIGHT_HIP, sk.LEFT_HIP]].all():
-        root = root + fade[:, None] * (target_root - root[0])
+        root = root + fade[:, None] * (sk.hips(reference_keypoints) - root[0])
     fine, reference_fine = _fine(keypoints), _fine(reference_keypoints)
-    for part, centre in _CENTRES.items():
+    for part, centre in sk.CENTRES.items():
         known = (seen[sk.PARTS[part]] & seen[centre])[:, None]
         fine[part] = fine[part] + fade[:, None, None] * np.where(known, reference_fine[part] - fine[part][0], 0)
-    return _rebuild(vectors, root, fine, dict.fromkeys(_CENTRES, 1.0))
+    return _rebuild(vectors, root, fine, dict.fromkeys(sk.CENTRES, 1.0))
 
 
 def keep_inside(
@@ -128,32 +128,16 @@ def outside(
     return np.maximum(lowest - low, 0), np.maximum(high - highest, 0)
 
 
-def _envelope(needed: np.ndarray, fps: float, seconds: float = 0.25) -> np.ndarray:
+def _envelope(needed: np.ndarray, fps: float) -> np.ndarray:
     """A smooth curve above `needed` [F,2]: the running maximum, averaged over no more than its own reach."""
-    reach = max(1, round(seconds * fps))
+    reach = max(1, round(SHIFT_SECONDS * fps))
     widest = maximum_filter1d(needed, 2 * reach + 1, axis=0, mode="nearest")
     return gaussian_filter1d(widest, reach / 3, axis=0, mode="nearest", radius=reach)
 
 
-_CENTRES = {"face": sk.NOSE, "left_hand": sk.LEFT_WRIST, "right_hand": sk.RIGHT_WRIST}
-
-
-def _bones(keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(vector of each bone [...,24,2], middle of the hips [...,2]) of keypoints [...,J,2]."""
-    root = (keypoints[..., sk.RIGHT_HIP, :] + keypoints[..., sk.LEFT_HIP, :]) / 2
-    with_root = np.concatenate([keypoints[..., :N, :], root[..., None, :]], axis=-2)  # parent -1 is the last
-    return with_root[..., :N, :] - with_root[..., sk.PARENTS, :], root
-
-
-def _bone_confidence(confidence: np.ndarray) -> np.ndarray:
-    hips = confidence[..., [sk.RIGHT_HIP, sk.LEFT_HIP]].min(-1, keepdims=True)
-    with_root = np.concatenate([confidence[..., :N], hips], axis=-1)
-    return np.minimum(with_root[..., :N], with_root[..., sk.PARENTS])
-
-
 def _fine(keypoints: np.ndarray) -> dict[str, np.ndarray]:
     """Face and hands relative to the joint they hang on."""
-    return {part: keypoints[..., sk.PARTS[part], :] - keypoints[..., centre, None, :] for part, centre in _CENTRES.items()}
+    return {part: keypoints[..., sk.PARTS[part], :] - keypoints[..., centre, None, :] for part, centre in sk.CENTRES.items()}
 
 
 def _rebuild(vectors: np.ndarray, root: np.ndarray, fine: dict[str, np.ndarray], scales: dict[str, float]) -> np.ndarray:
@@ -162,7 +146,7 @@ def _rebuild(vectors: np.ndarray, root: np.ndarray, fine: dict[str, np.ndarray],
     for joint in sk.TREE_ORDER:
         parent = sk.PARENTS[joint]
         keypoints[:, joint] = vectors[:, joint] + (root if parent == sk.ROOT else keypoints[:, parent])
-    for part, centre in _CENTRES.items():
+    for part, centre in sk.CENTRES.items():
         keypoints[:, sk.PARTS[part]] = keypoints[:, centre, None] + scales[part] * fine[part]
     return keypoints.astype(np.float32)
 

@@ -21,6 +21,7 @@ FEET_NAMES = ("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "r
 NOSE, NECK = 0, 1
 RIGHT_SHOULDER, RIGHT_WRIST, LEFT_SHOULDER, LEFT_WRIST = 2, 4, 5, 7
 RIGHT_HIP, LEFT_HIP = 8, 11
+CENTRES = {"face": NOSE, "left_hand": LEFT_WRIST, "right_hand": RIGHT_WRIST}  # the joint that a part hangs on
 CONTACT_JOINTS = (18, 20, 21, 23)  # left toe, left heel, right toe, right heel: what touches the floor
 THRESHOLD = 0.3  # a joint below this confidence is not there
 
@@ -71,6 +72,27 @@ def mirror(keypoints, confidence, width: float):
     """
     flipped = keypoints[..., MIRROR, :] * np.array([-1, 1], keypoints.dtype) + np.array([width, 0], keypoints.dtype)
     return flipped, confidence[..., MIRROR]
+
+
+def hips(keypoints):
+    """The middle of the hips of keypoints [...,J,2], NumPy or JAX: [...,2]."""
+    return (keypoints[..., RIGHT_HIP, :] + keypoints[..., LEFT_HIP, :]) / 2
+
+
+def bones(keypoints, xp=np):
+    """Vectors to the 24 body and feet joints, each from its parent in `PARENTS`: [...,J,2] -> [...,24,2].
+
+    xp: the module of the arrays, numpy or jax.numpy.
+    """
+    with_root = xp.concatenate([keypoints[..., : FEET.stop, :], hips(keypoints)[..., None, :]], axis=-2)  # parent -1 is the last
+    return with_root[..., : FEET.stop, :] - with_root[..., PARENTS, :]
+
+
+def bone_confidence(confidence, xp=np):
+    """The least confidence of the joints that a bone hangs on: [...,J] -> [...,24]; xp as in `bones`."""
+    middle = xp.minimum(confidence[..., RIGHT_HIP], confidence[..., LEFT_HIP])
+    with_root = xp.concatenate([confidence[..., : FEET.stop], middle[..., None]], axis=-1)
+    return xp.minimum(with_root[..., : FEET.stop], with_root[..., PARENTS])
 
 
 class Strokes(NamedTuple):

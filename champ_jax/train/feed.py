@@ -15,7 +15,7 @@ from champ_jax.data.records import Records
 from champ_jax.errors import UserError
 from champ_jax.models.animator import AnimatorConfig, merge
 from champ_jax.models.lora import with_lora
-from champ_jax.models.m2p import measure_statistics, with_statistics
+from champ_jax.models.m2p_statistics import measure_statistics, with_statistics
 from champ_jax.parallel.multihost import barrier, is_first, say
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.conditions import image_token

@@ -16,8 +16,8 @@ from champ_jax.diffusion import losses
 from champ_jax.diffusion.schedule import add_noise, to_x0
 from champ_jax.models.animator import Animator
 from champ_jax.models.lora import LORA
+from champ_jax.models.m2p import predict as predict_motion
 from champ_jax.models.m2p_loss import PROTOTYPE, REGRESS, m2p_losses
-from champ_jax.models.m2p_loss import predict as predict_motion
 from champ_jax.train.conditions import MusicDriven, draw_timesteps, keep, make_example, music_driven, predict
 from champ_jax.train.distil import loss_d
 

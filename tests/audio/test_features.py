@@ -100,7 +100,7 @@ def test_a_click_is_heard_in_its_own_frame(fps):
     audio[round(click * FEATURE_RATE)] = 1.0
     centres = np.rint(np.arange(5 * 60) * FEATURE_RATE / float(fps)).astype(np.int32)
     power = spectra.power_spectra(spectra.cut_frames(audio, centres, spectra.N_FFT))
-    envelope = np.asarray(spectra.onset_strength(spectra.log_mel(power, FEATURE_RATE, 128), FEATURE_RATE / float(fps)))
+    envelope = np.asarray(spectra.onset_strength(spectra.to_db(spectra.mel_power(power, FEATURE_RATE, 128)), FEATURE_RATE / float(fps)))
     assert abs(envelope.argmax() - click * fps) <= 1
 
 

@@ -83,8 +83,6 @@ def test_temporal_loss_wants_the_true_motion():
     assert float(temporal_loss(schedule, frozen, moving, t)) > 1.0
     assert float(temporal_loss(schedule, frozen, moving, jnp.array([999, 999]))) == 0.0
     assert float(temporal_loss(schedule, frozen[:, :1], moving[:, :1], t)) == 0.0
-    background = np.zeros((2, 5, 3, 3, 1), np.float32)
-    assert float(temporal_loss(schedule, frozen, moving, t, background)) == 0.0
 
 
 def test_box_mask():

@@ -64,6 +64,11 @@ def test_plain_dict_and_config_dict_build_the_same():
         ({"guidance": {"channels": (16, 256)}}, "same latent grid"),
         ({"vae": {"latent_channels": 8}}, "vae.latent_channels 8"),
         ({"clip": {"projection": 1024}}, "unet.context_dim 768"),
+        ({"unet": {"heads": 0}}, "model.unet.heads is 0: expected int, numbers from 1"),
+        ({"unet": {"channels": 320}}, "model.unet.channels is 320"),
+        ({"unet": {"temporal": {"clip_norm": "yes"}}}, "expected bool such as False"),
+        ({"guidance": {"channels": ()}}, "guidance.channels is empty"),
+        ({"clip": 1}, "model.clip is 1: expected CLIPConfig | None"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):

@@ -10,9 +10,10 @@ import pytest
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
 from champ_jax.models.face_id import FaceID, FaceIDConfig
-from champ_jax.models.reference import halve, project_reference, reference_features
+from champ_jax.models.reference import halve, reference_features
 from champ_jax.models.temporal import TemporalConfig, temporal_layers
-from champ_jax.models.unet import UNet, UNetConfig, share_at
+from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.models.unet_levels import share_at
 from champ_jax.nn.attention import Attention
 from champ_jax.nn.kernels import attend, attend_to_shared, attend_with_shared, shares, sources_seen
 from champ_jax.nn.keys import ParamKeys
@@ -273,4 +274,4 @@ def test_what_cannot_be():
 def test_a_coarse_denoiser_asks_for_smaller_photos(reference):
     unet = filled(lambda: UNet(dataclasses.replace(PLAIN, coarse=(1,)), ParamKeys(0)))
     with pytest.raises(UserError, match="down_1/attention_0 reads the reference at half its size"):
-        project_reference(unet, _only_tokens(reference(PHOTOS)))
+        unet.project_reference(_only_tokens(reference(PHOTOS)))

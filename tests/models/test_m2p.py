@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from champ_jax.errors import UserError
-from champ_jax.models import m2p as module
-from champ_jax.models.m2p import M2P, M2PConfig, bin_centres, soft_argmax, to_pixels
-from champ_jax.models.m2p_loss import REGRESS, m2p_losses, predict
+from champ_jax.models.m2p import M2P, MAX_FACE_STEP, M2PConfig, bin_centres, predict, soft_argmax, to_pixels
+from champ_jax.models.m2p_loss import REGRESS, m2p_losses
+from champ_jax.models.m2p_statistics import measure_statistics, with_statistics
 from champ_jax.pose import skeleton as sk
 from champ_jax.pose.differentiable import pose_map
 from tests.models.m2p_batch import TINY, motion_batch
@@ -84,7 +84,7 @@ def test_face_step_is_bounded(model):
     batch = motion_batch()
     face = predict(nnx.merge(graphdef, params), batch)["face"]
     cosine = (face * batch["reference_face"][:, None]).sum(-1)
-    assert cosine.min() >= np.sqrt(1 - module.MAX_FACE_STEP**2) - 1e-4 and cosine.min() < 0.999
+    assert cosine.min() >= np.sqrt(1 - MAX_FACE_STEP**2) - 1e-4 and cosine.min() < 0.999
     np.testing.assert_allclose(jnp.linalg.norm(face, axis=-1), 1, rtol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_gradient_reaches_the_music_through_the_drawn_map(model):
     for name in ("keypoints", "reference_keypoints"):
         batch[name] = batch[name] / 4
     graphdef, state = nnx.split(model)
-    model = nnx.merge(graphdef, module.with_statistics(nnx.to_pure_dict(state), module.measure_statistics([motion_batch()])))
+    model = nnx.merge(graphdef, with_statistics(nnx.to_pure_dict(state), measure_statistics([motion_batch()])))
 
     @jax.jit
     @jax.grad
@@ -141,11 +141,11 @@ def test_gradient_reaches_the_music_through_the_drawn_map(model):
 def test_statistics_standardise_and_get_no_gradient(model):
     batch = motion_batch()
     batch["music"] = 50 + 20 * batch["music"]
-    statistics = module.measure_statistics([batch, batch])
+    statistics = measure_statistics([batch, batch])
     np.testing.assert_allclose(statistics["music_mean"], batch["music"].mean((0, 1)), rtol=1e-4)
     assert statistics["pose_std"].shape == (268,) and statistics["pose_std"].min() > 0
     graphdef, state = nnx.split(model)
-    params = module.with_statistics(nnx.to_pure_dict(state), statistics)
+    params = with_statistics(nnx.to_pure_dict(state), statistics)
     music = nnx.merge(graphdef, params).statistics.music(batch["music"])
     np.testing.assert_allclose(music.mean((0, 1)), 0, atol=1e-3)
     np.testing.assert_allclose(music.std((0, 1)), 1, atol=1e-2)
@@ -158,7 +158,7 @@ def test_one_clip_is_learned():
     batch = motion_batch(1, 64)
     config = M2PConfig(**{**TINY.__dict__, "width": 64, "ff": 128, "joint_dim": 16, "bins_x": 32, "bins_y": 32})
     graphdef, state = nnx.split(M2P(config, nnx.Rngs(0)))
-    params = module.with_statistics(nnx.to_pure_dict(state), module.measure_statistics([batch]))
+    params = with_statistics(nnx.to_pure_dict(state), measure_statistics([batch]))
     optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, 200))
 
     def loss(params):

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from champ_jax.models import m2p_loss
-from champ_jax.models.m2p import M2P, bin_centres
+from champ_jax.models.m2p import M2P, bin_centres, predict
 from champ_jax.pose import normalise as norm
 from champ_jax.pose import skeleton as sk
 from tests.models.m2p_batch import TINY, motion_batch
@@ -103,7 +103,7 @@ def test_gradients_are_finite_even_when_nothing_is_seen_and_for_one_frame():
 
     @jax.jit
     def gradient(state, batch):
-        total = lambda s: sum(m2p_loss.m2p_losses(m2p_loss.predict(nnx.merge(graphdef, s), batch), batch).values())  # noqa: E731
+        total = lambda s: sum(m2p_loss.m2p_losses(predict(nnx.merge(graphdef, s), batch), batch).values())  # noqa: E731
         return jax.grad(total)(state)
 
     batch = motion_batch()

@@ -7,7 +7,7 @@ import pytest
 
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
-from champ_jax.models.reference import project_reference, reference_features, round_like_champ
+from champ_jax.models.reference import reference_features, round_like_champ
 from champ_jax.models.unet import UNet
 from champ_jax.nn.blocks import BlockFeatures
 from champ_jax.nn.keys import ParamKeys
@@ -38,7 +38,7 @@ def test_features_are_tokens_of_every_block(networks, features):
 
 def test_projecting_once_changes_nothing(networks, features, run):
     latents, t, context = inputs()
-    projected = project_reference(networks[0], features)
+    projected = networks[0].project_reference(features)
     assert projected["mid/attention_0"].keys.shape == (2, 1, 4, TINY.heads, 8)
     out = run(latents, t, context, None, projected)
     np.testing.assert_allclose(out, run(latents, t, context, None, features), atol=1e-5)

@@ -8,8 +8,9 @@ import pytest
 
 from champ_jax.errors import UserError
 from champ_jax.models.animator import merge, split
-from champ_jax.models.temporal import KINDS, TemporalConfig, TemporalModule, frame_positions
+from champ_jax.models.temporal import TemporalConfig, TemporalModule, frame_positions
 from champ_jax.models.unet import UNet, UNetConfig
+from champ_jax.models.unet_config import TEMPORAL_KINDS
 from champ_jax.nn.attention import rotate
 from champ_jax.nn.keys import ParamKeys
 from champ_jax.nn.policy import Policy
@@ -66,7 +67,7 @@ def test_too_long_a_window_is_refused(module, x):
         module(x, batch=1)
 
 
-GEOMETRY = {kind: TemporalConfig(kind, heads=2, groups=4, ff_mult=2) for kind in KINDS}
+GEOMETRY = {kind: TemporalConfig(kind, heads=2, groups=4, ff_mult=2) for kind in TEMPORAL_KINDS}
 UNET = UNetConfig(channels=(8, 16), attention_levels=(False, True), layers=1, heads=2, groups=4, context_dim=6, ff_mult=2)
 
 
@@ -75,7 +76,7 @@ def clip_of(frames):
     return draw((1, frames, 6, 8, 4)).astype(np.float32), np.array([500]), draw((1, 1, 6)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEMPORAL_KINDS)
 def test_a_new_backbone_leaves_the_unet_as_it_was(kind):
     """Not compiled: the compiler orders the sums of two programs differently."""
     unet = UNet(dataclasses.replace(UNET, temporal=GEOMETRY[kind]), ParamKeys(0))
@@ -83,7 +84,7 @@ def test_a_new_backbone_leaves_the_unet_as_it_was(kind):
     np.testing.assert_allclose(with_it, without, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEMPORAL_KINDS)
 def test_a_trained_backbone_joins_the_frames_of_a_clip(kind):
     graphdef, params = split(filled(lambda: UNet(dataclasses.replace(UNET, temporal=GEOMETRY[kind]), ParamKeys(0))))
     latents, t, context = clip_of(4)
@@ -98,7 +99,7 @@ def test_a_trained_backbone_joins_the_frames_of_a_clip(kind):
     assert not np.any(jax.grad(alone, argnums=1)(params, latents)[0, :-1])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "animatediff"])
+@pytest.mark.parametrize("kind", [kind for kind in TEMPORAL_KINDS if kind != "animatediff"])
 def test_windows_longer_than_32_frames(kind):
     graphdef, params = split(filled(lambda: UNet(dataclasses.replace(UNET, temporal=GEOMETRY[kind]), ParamKeys(0))))
     out = jax.jit(lambda params, *args: merge(graphdef, params)(*args))(params, *clip_of(40))
@@ -129,14 +130,14 @@ def test_frames_over_devices():
 import dataclasses
 from jax.sharding import NamedSharding, PartitionSpec as P
 from champ_jax.models.animator import merge, split
-from champ_jax.models.temporal import KINDS
+from champ_jax.models.unet_config import TEMPORAL_KINDS
 from champ_jax.models.unet import UNet
 from champ_jax.nn.keys import ParamKeys
 from tests.models.filled import filled
 from tests.parallel.test_mesh import on_devices
 from tests.models.test_temporal import GEOMETRY, UNET, clip_of
 mesh = make_mesh({"context": 4})
-for kind in KINDS:
+for kind in TEMPORAL_KINDS:
     graphdef, params = split(filled(lambda: UNet(dataclasses.replace(UNET, temporal=GEOMETRY[kind]), ParamKeys(0))))
     latents, t, context = clip_of(8)
     run = jax.jit(lambda params, latents: merge(graphdef, params)(latents, t, context))

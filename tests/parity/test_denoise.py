@@ -97,28 +97,28 @@ def test_block_by_block(networks, case, load, compare):
 def intermediates(unet, latents, t, context, guidance):
     """What the recorded intermediates hold, by their names: a forward pass that stops after every block."""
     levels = range(len(unet.config.channels))
-    cond = unet.conditions(len(latents), t, context)
+    side = unet.side_inputs(latents, t, context)
     found = {"time_embedding": unet.time_embedding(t)}
     x = found["conv_in"] = unet.conv_in(latents.reshape(-1, *latents.shape[2:]))
     x = x + guidance.reshape(x.shape)
     skips = [x]
 
     first = "down_blocks.0"
-    step = found[f"{first}.resnets.0.out"] = unet.down_0.resnet_0(x, cond.time)
-    step, _ = unet.down_0.attention_0(step, cond.read("down_0/attention_0", step.shape[1:3]), batch=cond.batch)
+    step = found[f"{first}.resnets.0.out"] = unet.down_0.resnet_0(x, side.time)
+    step, _ = unet.down_0.attention_0(step, side.read("down_0/attention_0", step.shape[1:3]), batch=side.batch)
     found[f"{first}.attentions.0.out"] = step
-    found[f"{first}.motion_modules.0.out"] = unet.down_0.temporal_0(step, cond.batch)
+    found[f"{first}.motion_modules.0.out"] = unet.down_0.temporal_0(step, side.batch)
 
     for i in levels:
-        x, new, _ = getattr(unet, f"down_{i}")(x, cond)
+        x, new, _ = getattr(unet, f"down_{i}")(x, side)
         found[f"down_blocks.{i}"] = x
         skips += new
-    x, _ = unet.mid(x, cond)
+    x, _ = unet.mid(x, side)
     found["mid_block"] = x
     for i in levels:
         count = unet.config.layers + 1
         skips, taken = skips[:-count], skips[-count:]
-        x, _ = getattr(unet, f"up_{i}")(x, taken, (skips or [x])[-1].shape[1:3], cond)
+        x, _ = getattr(unet, f"up_{i}")(x, taken, (skips or [x])[-1].shape[1:3], side)
         found[f"up_blocks.{i}"] = x
     return found
 

@@ -8,7 +8,8 @@ from champ_jax.infer import sample
 from champ_jax.models.animator import merge, split
 from champ_jax.models.clip import CLIP, clip_pixels
 from champ_jax.models.guidance import fuse_guidance
-from champ_jax.models.reference import project_reference, reference_features, round_like_champ
+from champ_jax.models.reference import reference_features, round_like_champ
+from champ_jax.models.unet import UNet
 from champ_jax.models.vae import vae_images, vae_latents
 from tests.parity.networks import AFTER_FLOAT16, channels_last, jitted
 
@@ -31,7 +32,7 @@ def photo_conditions(networks, photo: np.ndarray):
     context = jitted(networks.clip(), CLIP.__call__)(pixels)[:, None]
     latents = jitted(networks.vae(), vae_latents)(photo[None].astype(np.float32) / 127.5 - 1)
     features = round_like_champ(jitted(networks.reference(), reference_features)(latents[:, None], context[:, None]))
-    return jitted(networks.denoiser(), project_reference)(features), context
+    return jitted(networks.denoiser(), UNet.project_reference)(features), context
 
 
 def test_long_video(networks, load, compare, manifest, monkeypatch):

@@ -30,17 +30,17 @@ def person(size=(96, 96)):
 
 def dance(frames=48, fps=24.0, size=(96, 96), seed=0):
     """(keypoints f32 [F,J,2], confidence f32 [F,J]): the person's bones swinging, each at its own pace."""
-    from champ_jax.pose.retarget import _bones, _fine, _rebuild
+    from champ_jax.pose.retarget import _fine, _rebuild
 
     keypoints, confidence = person(size)
     draw = np.random.default_rng(seed)
     time = np.arange(frames)[:, None] / fps
-    vectors, root = _bones(keypoints[None])
+    vectors, root = sk.bones(keypoints[None]), sk.hips(keypoints[None])
     swing = 0.4 * draw.random(24) * np.sin(2 * np.pi * draw.uniform(0.5, 1.5, 24) * time)
     swing[:, [1, 8, 11]] = 0
     cos, sin = np.cos(swing), np.sin(swing)
     x, y = vectors[..., 0], vectors[..., 1]
     vectors = np.stack([x * cos - y * sin, x * sin + y * cos], -1)
     root = root + 3 * np.sin(2 * np.pi * 0.7 * time) * (1, 0.2)
-    moved = _rebuild(vectors, root, _fine(keypoints[None]), {"face": 1.0, "left_hand": 1.0, "right_hand": 1.0})
+    moved = _rebuild(vectors, root, _fine(keypoints[None]), dict.fromkeys(sk.CENTRES, 1.0))
     return moved, np.tile(confidence, (frames, 1))

@@ -1,6 +1,5 @@
 """Torso units: what they are, and that nothing is lost on the way there and back."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,13 +67,3 @@ def test_root_of_frames_with_hidden_hips_follows_the_neck():
     confidence[[0, 4], sk.LEFT_HIP] = 0
     root = np.asarray(norm.roots(keypoints, confidence))
     np.testing.assert_allclose(root, np.asarray(norm.roots(keypoints)), atol=1e-5)
-
-
-def test_bones_hang_on_their_parents():
-    keypoints, confidence = person()
-    bones = np.asarray(norm.bones(keypoints))
-    np.testing.assert_allclose(bones[3], keypoints[3] - keypoints[2], rtol=1e-5)
-    np.testing.assert_allclose(bones[1], keypoints[1] - keypoints[[8, 11]].mean(0), rtol=1e-5)
-    confidence[9] = 0.1
-    hidden = np.flatnonzero(np.asarray(norm.bone_confidence(jnp.asarray(confidence))) < 0.3)
-    assert hidden.tolist() == [9, 10]

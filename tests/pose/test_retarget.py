@@ -8,8 +8,8 @@ from tests.pose.person import dance, person
 
 
 def stretched(keypoints, factors):
-    vectors, root = rt._bones(keypoints)
-    scaled = rt._rebuild((vectors * factors[:, None])[None], root[None], rt._fine(keypoints[None]), dict.fromkeys(rt._CENTRES, 1.0))
+    vectors, root = sk.bones(keypoints), sk.hips(keypoints)
+    scaled = rt._rebuild((vectors * factors[:, None])[None], root[None], rt._fine(keypoints[None]), dict.fromkeys(sk.CENTRES, 1.0))
     return scaled[0]
 
 
@@ -25,12 +25,12 @@ def test_bones_become_the_references_and_keep_their_directions():
     factors[[9, 10, 12, 13]] = 1.5
     reference = stretched(keypoints[0], factors)
     moved = rt.retarget(keypoints, confidence, reference, confidence[0])
-    ratio = np.linalg.norm(rt._bones(moved)[0], axis=-1) / np.linalg.norm(rt._bones(keypoints)[0], axis=-1)
+    ratio = np.linalg.norm(sk.bones(moved), axis=-1) / np.linalg.norm(sk.bones(keypoints), axis=-1)
     np.testing.assert_allclose(ratio, np.tile(factors, (48, 1)), rtol=1e-2)
-    before, after = (rt._bones(k)[0] for k in (keypoints, moved))
+    before, after = (sk.bones(k) for k in (keypoints, moved))
     cosine = (before * after).sum(-1) / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
     assert cosine.min() > 0.9999
-    np.testing.assert_allclose(rt._bones(moved)[1][0], rt._bones(reference)[1], atol=1e-3)
+    np.testing.assert_allclose(sk.hips(moved)[0], sk.hips(reference), atol=1e-3)
 
 
 def test_a_foreshortened_frame_does_not_shorten_the_arm():

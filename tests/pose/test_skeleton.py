@@ -1,6 +1,8 @@
 """The layout of the 134 keypoints."""
 
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from champ_jax.pose import skeleton as sk
 from tests.pose.person import person
@@ -50,3 +52,14 @@ def test_lines_scale_with_the_map_and_stay_visible():
     assert sk.strokes((512, 512)) == sk.Strokes(4, 4, 1, 4, 3)
     assert sk.strokes((1024, 2048)).limb == 8
     assert min(sk.strokes((64, 64))) >= 0.5
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_bones_hang_on_their_parents(xp):
+    keypoints, confidence = person()
+    bones = np.asarray(sk.bones(xp.asarray(keypoints), xp))
+    np.testing.assert_allclose(bones[3], keypoints[3] - keypoints[2], rtol=1e-5)
+    np.testing.assert_allclose(bones[1], keypoints[1] - keypoints[[8, 11]].mean(0), rtol=1e-5)
+    confidence[9] = 0.1
+    hidden = np.flatnonzero(np.asarray(sk.bone_confidence(xp.asarray(confidence), xp)) < 0.3)
+    assert hidden.tolist() == [9, 10]
