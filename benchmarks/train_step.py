@@ -57,7 +57,7 @@ def to_the_end(unet, latents, context, guidance):
     """reference._features that computes the network's output too."""
     apart = lambda x: None if x is None else x.reshape(-1, *x.shape[2:])  # noqa: E731
     guidance = None if guidance is None else apart(guidance)[:, None]
-    out, features = unet.run(apart(latents)[:, None], jnp.zeros((), jnp.int32), apart(context), guidance)
+    out, features, _ = unet.run(apart(latents)[:, None], jnp.zeros((), jnp.int32), apart(context), guidance)
     _, features = jax.lax.optimization_barrier((out, features))
     return jax.tree.map(lambda x: x.reshape(*latents.shape[:2], *x.shape[1:]), features)
 
