@@ -107,7 +107,7 @@ def main() -> None:
     projected = jax.eval_shape(lambda p, f: merge(graphdef, p).project_reference(f), params, features)
     counts = {}
     # In one piece: the compiler counts a loop's body once.
-    with mock.patch.object(kernels, "MAX_LOGITS", 2**60):
+    with mock.patch.multiple(kernels, MAX_LOGITS=2**60, CPU_LOGITS=2**60):
         for name, function, way in zip(("exact savings", "plain"), functions(graphdef), (contextlib.nullcontext, champs_way)):
             with way():
                 traced = jax.jit(function).trace(params, *described, features, projected)

@@ -1,6 +1,7 @@
 """`champ-jax compare`: evaluations of the same clips side by side, with what is more than chance."""
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -21,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Reads, compares, writes and prints."""
-    from champ_jax.evaluate.compare import compare_runs, print_comparison, write_comparison
+    from champ_jax.evaluate.compare import compare_runs, write_comparison
 
     comparison = compare_runs(args.runs)
     path = write_comparison(args.out, comparison)
@@ -31,3 +32,20 @@ def run(args: argparse.Namespace) -> int:
         print_comparison(comparison)
         print(f"open {path}")
     return 0
+
+
+def print_comparison(comparison: dict) -> None:
+    """The table for a terminal; a star marks what is more than chance."""
+    from champ_jax.evaluate.cells import SIGNIFICANT, shown
+
+    names = [run["name"] for run in comparison["runs"]]
+    print(f"{'':40}" + "".join(f"{name[:22]:>24}" for name in names))
+    for metric in comparison["metrics"]:
+        cells = []
+        for value, change in zip(metric["values"], metric["changes"]):
+            star = "*" if change is not None and change["p"] < SIGNIFICANT else " "
+            cells.append(f"{shown(metric['name'], value)}{star}")
+        print(f"{metric['title']:40}" + "".join(f"{cell:>24}" for cell in cells))
+    print(f"* differs from {names[0]} by more than chance (p < {SIGNIFICANT})")
+    for warning in comparison["warnings"]:
+        print(f"note: {warning}", file=sys.stderr)

@@ -110,7 +110,7 @@ def key_of(args: argparse.Namespace, names: list[str]) -> str:
 
 def print_table(results: dict) -> None:
     """The metrics that have a value."""
-    from champ_jax.evaluate.report import facts, shown
+    from champ_jax.evaluate.cells import facts, shown
 
     print(facts(results))
     print(f"{'':40}{'value':>12}{'95 % interval':>26}{'real':>12}{'n':>7}")

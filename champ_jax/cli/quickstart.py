@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
         return RESUMABLE
-    from champ_jax.evaluate.run_report import write_report
+    from champ_jax.evaluate.run_report import write_run_report
 
     write_json(args.out / "metrics.json", metrics)
-    report = write_report(args.out)
+    report = write_run_report(args.out)
     print_summary(metrics, args.out, report)
     return 0
 

@@ -19,7 +19,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the report and says where."""
-    from champ_jax.evaluate.run_report import write_report
+    from champ_jax.evaluate.run_report import write_run_report
 
-    print(write_report(args.directory, args.out))
+    print(write_run_report(args.directory, args.out))
     return 0

@@ -13,7 +13,7 @@ from champ_jax.evaluate import held_out
 from champ_jax.evaluate.catalogue import METRICS
 from champ_jax.evaluate.chart import chart
 from champ_jax.evaluate.files import write_results
-from champ_jax.evaluate.run_report import read_log
+from champ_jax.evaluate.run_log import read_series
 from champ_jax.evaluate.who import IdentityJudge
 from champ_jax.files import write_text
 from champ_jax.infer.pipeline import load_pipeline
@@ -63,7 +63,7 @@ def score(weights: str, test: Test, photos: int, out: Path) -> dict[str, float]:
 
 def read_run(workdir: Path) -> dict[str, Any]:
     """Validation losses [[step, loss], ...] of a training run, the seconds of a step in its quietest logged stretch."""
-    log = read_log(workdir / "metrics.jsonl")
+    log = read_series(workdir)
     times = {
         step: log["seconds"]["training"][i][1] + log["seconds"]["input"][i][1] for i, (step, _) in enumerate(log["seconds"]["compile"])
     }

@@ -9,8 +9,8 @@ from typing import Any
 from champ_jax.errors import UserError
 from champ_jax.evaluate import page
 from champ_jax.evaluate.catalogue import METRICS
+from champ_jax.evaluate.cells import SIGNIFICANT, change_cells, difference, facts, titled, value_cell
 from champ_jax.evaluate.files import plain, read_results, write_csv
-from champ_jax.evaluate.report import SIGNIFICANT, difference, facts, shown, titled, verdict
 from champ_jax.files import write_text
 
 
@@ -70,17 +70,15 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> Path:
     rows, lines = [], []
     for metric in comparison["metrics"]:
         name, values = metric["name"], metric["values"]
-        cells: list[page.Cell] = [titled(name), (shown(name, values[0]), values[0], "")]
+        cells: list[page.Cell] = [titled(name), value_cell(name, values[0])]
         line = {"metric": name, names[0]: values[0]}
         for run, value, change in zip(names[1:], values[1:], metric["changes"][1:]):
-            cells.append((shown(name, value), value, ""))
+            cells.append(value_cell(name, value))
             line[run] = value
             if change is None:
                 cells += ["", ""]
                 continue
-            sign = "+" if change["mean"] > 0 else ""
-            cells += [(sign + shown(name, change["mean"]), change["mean"], verdict(name, change["mean"], change["p"]))]
-            cells += [(f"{change['p']:.3f}", change["p"], "")]
+            cells += change_cells(name, change["mean"], change["p"])
             line |= {f"{run}: {what}": change[what] for what in ("mean", "low", "high", "p", "n")}
         rows.append(cells)
         lines.append(line)
@@ -94,18 +92,3 @@ def write_comparison(out: Path, comparison: dict[str, Any]) -> Path:
     columns = list(dict.fromkeys(column for line in lines for column in line))
     write_csv(out / "compare.csv", columns, lines)
     return path
-
-
-def print_comparison(comparison: dict[str, Any]) -> None:
-    """The table for a terminal; a star marks what is more than chance."""
-    names = [run["name"] for run in comparison["runs"]]
-    print(f"{'':40}" + "".join(f"{name[:22]:>24}" for name in names))
-    for metric in comparison["metrics"]:
-        cells = []
-        for value, change in zip(metric["values"], metric["changes"]):
-            star = "*" if change is not None and change["p"] < SIGNIFICANT else " "
-            cells.append(f"{shown(metric['name'], value)}{star}")
-        print(f"{metric['title']:40}" + "".join(f"{cell:>24}" for cell in cells))
-    print(f"* differs from {names[0]} by more than chance (p < {SIGNIFICANT})")
-    for warning in comparison["warnings"]:
-        print(f"note: {warning}")

@@ -1,10 +1,6 @@
-"""What a step, a run or a video costs: time, memory, and which share of a chip's peak was used."""
+"""What a training run costs: time, memory, and which share of a chip's peak it used."""
 
-import json
-import resource
 import statistics
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +9,10 @@ import jax
 import numpy as np
 
 from champ_jax.errors import UserError
+from champ_jax.evaluate.run_log import read_lines
 from champ_jax.parallel import flops
 from champ_jax.parallel.chips import CHIPS, Chip
 
-WARM_UP, REPEATS = 3, 20
 KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5p": "v5p", "v5": "v5p", "v6 lite": "v6e", "v6e": "v6e", "h200": "h200", "h100": "h100"}
 """What is in the name that JAX gives a device, and which of CHIPS it is; the more particular names first."""
 
@@ -25,39 +21,6 @@ def chip_of(device: Any) -> Chip | None:
     """The chip that a device of JAX is; None for one whose peak is not known, as of a CPU."""
     kind = device.device_kind.lower()
     return next((CHIPS[name] for mark, name in KINDS.items() if mark in kind), None)
-
-
-def measure(function: Callable, *arguments: Any, repeats: int = REPEATS) -> dict[str, Any]:
-    """Times a function of arrays, warm and waited for, and says what was reached: plain values by the catalogue's names.
-
-    step_seconds, step_seconds_p90: of `repeats` calls. compile_seconds. model_flops, padded_flops of one call. mfu, mfu_of_ceiling:
-    on chips whose peak is known; else their reasons are in "notes". peak_memory in GB, of the device where it tells, else the
-    compiler's estimate, which "notes" says.
-    """
-    began = time.perf_counter()
-    traced = jax.jit(function).trace(*arguments)
-    compiled = traced.lower().compile()
-    compile_seconds = time.perf_counter() - began
-    for _ in range(WARM_UP):
-        jax.block_until_ready(compiled(*arguments))
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - began)
-    chip = chip_of(jax.devices()[0])
-    operations = flops.count(traced.jaxpr, chip.unit if chip else 128)
-    result = {
-        **_spread(seconds),
-        "compile_seconds": compile_seconds,
-        "model_flops": operations.model,
-        "padded_flops": operations.padded,
-        "counts": {"step_seconds": repeats, "step_seconds_p90": repeats},
-        "notes": {},
-    }
-    _add_mfu(result, operations.model, operations.ceiling, result["step_seconds"], chip, len(jax.devices()))
-    _add_memory(result, compiled)
-    return result
 
 
 def describe_program(step: Callable, state: Any, batch: Mapping[str, Any], seed: int) -> dict[str, float]:
@@ -88,42 +51,13 @@ def _spread(seconds: list[float]) -> dict[str, float]:
     return {"step_seconds": statistics.median(seconds), "step_seconds_p90": float(np.percentile(seconds, 90))}
 
 
-def _add_mfu(result: dict, model: float, ceiling: float, seconds: float, chip: Chip | None, devices: int) -> None:
-    if chip is None:
-        for name in ("mfu", "mfu_of_ceiling"):
-            result["notes"][name] = f"the peak of this device ({jax.devices()[0].device_kind}) is not known"
-        return
-    result["mfu"] = model / seconds / devices / chip.peak
-    result["mfu_of_ceiling"] = result["mfu"] / ceiling
-
-
-def _add_memory(result: dict, compiled: Any) -> None:
-    found = compiled.memory_analysis()
-    planned = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    if measured := device_memory():
-        result |= measured
-    else:
-        result["peak_memory"] = planned / 1e9
-        result["notes"]["peak_memory"] = "this device does not tell: what the compiler plans for the program"
-
-
-def peak_resident() -> float:
-    """The most memory that this process has ever had, in GB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage's begins with that of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
 def of_run(directory: Path) -> dict[str, Any]:
-    """Of a training run, from the figures it logged: as `measure`, and input_wait and train_frames_per_second.
+    """{metric: value} of a training run, from the figures it logged; "counts" {metric: of how many}, "notes" {metric: why it is missing}.
 
     Steps are those between two logged lines, divided by how many they were: training and waiting for input, without compiling,
     saving and validating. Raises UserError when it is no run, or one without a logged step.
     """
-    lines = _lines(directory)
+    lines = read_lines(directory)
     times = [line for line in lines if line["group"] == "seconds"]
     if len(times) < 2:
         raise UserError(f"{directory}: {len(times)} logged lines of times; a run of two and more is needed (log.scalars says how often)")
@@ -154,11 +88,3 @@ def of_run(directory: Path) -> dict[str, Any]:
     else:
         result["notes"]["peak_memory"] = "the run's devices do not tell"
     return result
-
-
-def _lines(directory: Path) -> list[dict]:
-    path = directory / "metrics.jsonl"
-    try:
-        return [json.loads(text) for text in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{directory}: no metrics.jsonl of a training run can be read there: {error}") from error

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 from champ_jax.evaluate import page
-from champ_jax.evaluate.catalogue import HIGHER, LOWER, METRICS, REAL
+from champ_jax.evaluate.catalogue import HIGHER, METRICS, REAL
+from champ_jax.evaluate.cells import Results, change_cells, difference, facts, shown, titled, value_cell
 from champ_jax.evaluate.chart import chart
 from champ_jax.evaluate.clips import Blocks, Clip, Motion
 from champ_jax.evaluate.folders import find_tracks
 from champ_jax.files import write_text
 from champ_jax.infer.video import write_video
-from champ_jax.metrics.stats import Difference, paired_difference
 from champ_jax.pose.skeleton import BODY, THRESHOLD
 
 REPORT = "report.html"
@@ -26,9 +26,6 @@ SHOWN_FRAMES, SHOWN_HEIGHT = 240, 360
 """Of each player: what a page can hold of a long or large video."""
 WORST_BY = ("lpips_alex", "lpips_vgg", "psnr", "pck_10", "beat_corrected", "energy_ratio")
 """What decides which clips are the worst: the first of these that there is."""
-SIGNIFICANT = 0.05
-ARROWS = {HIGHER: "↑", LOWER: "↓", REAL: "≈"}
-Results = Mapping[str, Any]
 
 
 def write_report(
@@ -53,40 +50,6 @@ def write_report(
     return path
 
 
-def facts(results: Results) -> str:
-    """One line about a run: protocol, how many, which size, when."""
-    size = ", ".join(results["resolution"]) or "no frames"
-    return f"protocol {results['protocol']}; {results['clips']} clips, {results['frames']} frames; {size}; {results['date'][:16]} UTC"
-
-
-def shown(name: str, value: float | None) -> str:
-    """A value with as many decimals as it deserves."""
-    if value is None or math.isnan(value):
-        return ""
-    return "∞" if math.isinf(value) else f"{value:.{METRICS[name].decimals}f}"
-
-
-def titled(name: str) -> str:
-    """A metric's title with its unit and an arrow to where it is better."""
-    metric = METRICS[name]
-    return f"{metric.title}{f', {metric.unit}' if metric.unit else ''} {ARROWS[metric.better]}"
-
-
-def difference(name: str, results: Results, baseline: Results) -> Difference:
-    """Of a metric of clips: this run less the baseline, clip by clip."""
-    ours = {record["name"]: record["values"].get(name, math.nan) for record in results["records"]}
-    theirs = {record["name"]: record["values"].get(name, math.nan) for record in baseline["records"]}
-    both = [clip for clip in ours if clip in theirs]
-    return paired_difference([theirs[clip] for clip in both], [ours[clip] for clip in both])
-
-
-def verdict(name: str, change: float, p: float) -> str:
-    """The class "good" or "bad" of a change that is more than chance."""
-    if METRICS[name].better == REAL or not p < SIGNIFICANT or not change:
-        return ""
-    return "good" if (change > 0) == (METRICS[name].better == HIGHER) else "bad"
-
-
 def metric_table(results: Results, baseline: Results | None) -> str:
     """All metrics that have a value; with a baseline, its value, the difference and its p beside each."""
     header = ["metric", "group", "value", "95 % interval", "real", "n", "notes"]
@@ -101,7 +64,7 @@ def metric_table(results: Results, baseline: Results | None) -> str:
         interval = "" if row["low"] is None else f"{shown(name, row['low'])} to {shown(name, row['high'])}"
         title = titled(name)
         real = row["real"] if row["real"] is not None else math.nan
-        cells = [title, row["group"], (shown(name, value), value, ""), interval, (shown(name, real), real, "")]
+        cells = [title, row["group"], value_cell(name, value), interval, value_cell(name, real)]
         if baseline is not None:
             cells += _against(name, value, theirs.get(name), results, baseline)
         rows.append([*cells, row["n"], "; ".join(filter(None, [row["through"], row["note"]]))])
@@ -114,13 +77,7 @@ def _against(name: str, value: float, other: Mapping | None, results: Results, b
         return ["", "", ""]
     found = difference(name, results, baseline)
     change = found.mean if found.n else value - other["value"]
-    sign = "+" if change > 0 else ""
-    p = found.p if found.n else math.nan
-    return [
-        (shown(name, other["value"]), other["value"], ""),
-        (sign + shown(name, change), change, verdict(name, change, p)),
-        (f"{p:.3f}" if p == p else "", p, ""),
-    ]
+    return [value_cell(name, other["value"]), *change_cells(name, change, found.p)]
 
 
 def _missing(results: Results) -> str:
@@ -156,7 +113,7 @@ def clip_table(results: Results) -> str:
     rows = []
     for record in records:
         values = [record["values"].get(name, math.nan) for name in names]
-        rows.append([record["name"], record["frames"], *((shown(n, v), v, "") for n, v in zip(names, values)), "; ".join(record["notes"])])
+        rows.append([record["name"], record["frames"], *(value_cell(n, v) for n, v in zip(names, values)), "; ".join(record["notes"])])
     header = ["clip", "frames", *(METRICS[name].title for name in names), "notes"]
     caption = f"in order of {METRICS[by].title}" if by else ""
     return page.table(header, rows, caption, text=(len(header) - 1,))

@@ -8,8 +8,11 @@ from typing import Any
 from champ_jax.errors import UserError
 from champ_jax.evaluate import page
 from champ_jax.evaluate.catalogue import METRICS
+from champ_jax.evaluate.cells import value_cell
 from champ_jax.evaluate.chart import chart
-from champ_jax.evaluate.report import shown
+from champ_jax.evaluate.files import RESULTS
+from champ_jax.evaluate.report import REPORT
+from champ_jax.evaluate.run_log import LOG, read_series
 from champ_jax.files import write_text
 
 _VIDEOS = {
@@ -19,7 +22,7 @@ _VIDEOS = {
 }
 
 
-def write_report(directory: str | os.PathLike, path: str | os.PathLike | None = None) -> Path:
+def write_run_report(directory: str | os.PathLike, path: str | os.PathLike | None = None) -> Path:
     """Writes `directory`/report.html (or `path`) from what lies in `directory`; returns where it was written.
 
     Read are metrics.json, comparison.png with comparison.json, the mp4 files of a quickstart, and metrics.jsonl of the
@@ -28,10 +31,14 @@ def write_report(directory: str | os.PathLike, path: str | os.PathLike | None = 
     """
     directory = Path(directory)
     metrics = _read_json(directory / "metrics.json")
-    logs = {log.parent.name: read_log(log) for log in sorted(directory.glob("*/metrics.jsonl"))}
-    if (directory / "metrics.jsonl").is_file():
-        logs[directory.name] = read_log(directory / "metrics.jsonl")
+    logs = {log.parent.name: read_series(log.parent) for log in sorted(directory.glob(f"*/{LOG}"))}
+    if (directory / LOG).is_file():
+        logs[directory.name] = read_series(directory)
     if metrics is None and not logs:
+        if (directory / RESULTS).is_file():
+            raise UserError(
+                f"{directory}: it is an evaluation, whose {REPORT} champ-jax evaluate wrote; champ-jax compare puts several side by side"
+            )
         raise UserError(f"{directory}: nothing to report: it has neither metrics.json nor a metrics.jsonl of a training run")
     sections = _results(metrics) if metrics else []
     sections += [
@@ -40,23 +47,9 @@ def write_report(directory: str | os.PathLike, path: str | os.PathLike | None = 
         page.section("Training", _curves(logs)),
     ]
     took = f"all of it took {metrics['seconds'] / 60:.1f} minutes" if metrics and "seconds" in metrics else ""
-    path = Path(path) if path else directory / "report.html"
+    path = Path(path) if path else directory / REPORT
     write_text(path, page.page(f"champ_jax: {directory.resolve().name}", took, sections))
     return path
-
-
-def read_log(path: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """{group: {name: [(step, value), ...]}} of a metrics.jsonl; of repeated steps the last one counts."""
-    groups: dict[str, dict[str, dict[int, float]]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            step, group = row.pop("step"), row.pop("group")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{path}, line {number}: not a line of metrics: {error!r}") from error
-        for name, value in row.items():
-            groups.setdefault(group, {}).setdefault(name, {})[step] = float(value)
-    return {g: {name: sorted(points.items()) for name, points in series.items()} for g, series in groups.items()}
 
 
 def _results(metrics: dict[str, Any]) -> list[str]:
@@ -79,7 +72,7 @@ def _results(metrics: dict[str, Any]) -> list[str]:
 
 
 def _cell(name: str, value: float | None) -> page.Cell:
-    return "" if value is None else (shown(name, float(value)), float(value), "")
+    return "" if value is None else value_cell(name, float(value))
 
 
 def _curves(logs: dict[str, dict]) -> str:

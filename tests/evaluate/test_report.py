@@ -10,8 +10,8 @@ import pytest
 
 from champ_jax.cli.main import main
 from champ_jax.errors import UserError
+from champ_jax.evaluate.cells import change_cells, verdict
 from champ_jax.evaluate.files import read_results
-from champ_jax.evaluate.report import verdict
 from tests.evaluate.films import save_folders
 
 pytest_plugins = ("tests.browser",)
@@ -109,6 +109,7 @@ def test_the_page_holds_all_it_needs(evaluated):
 def test_only_what_is_more_than_chance_is_coloured():
     assert verdict("psnr", 1.0, 0.01) == "good" and verdict("psnr", -1.0, 0.01) == "bad" and verdict("l1", 1.0, 0.01) == "bad"
     assert verdict("psnr", 1.0, 0.2) == verdict("flicker", 1.0, 0.01) == verdict("psnr", 1.0, float("nan")) == ""
+    assert [cell[0] for cell in change_cells("psnr", 1.0, float("nan"))] == ["+1.00", ""], "of one clip there is no p"
 
 
 def test_files_beside_the_page(evaluated):

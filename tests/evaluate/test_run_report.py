@@ -9,7 +9,8 @@ from PIL import Image
 
 from champ_jax.errors import UserError
 from champ_jax.evaluate.chart import chart
-from champ_jax.evaluate.run_report import read_log, write_report
+from champ_jax.evaluate.run_log import read_series
+from champ_jax.evaluate.run_report import write_run_report
 
 METRICS = {
     "animate": {
@@ -34,7 +35,7 @@ def test_everything_is_inside_one_file(tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "comparison.png")
     (tmp_path / "comparison.json").write_text(json.dumps({"columns": ["photo", "truth"]}))
     (tmp_path / "dance.mp4").write_bytes(b"video")
-    page = write_report(tmp_path).read_text()
+    page = write_run_report(tmp_path).read_text()
     for expected in ("copy reference", "0.950", "photo | truth", "<polyline", "10.0 minutes", "data:video/mp4"):
         assert expected in page
     sources = re.findall(r"(?:src|href)='?\"?([^'\" >]+)", page)
@@ -43,12 +44,19 @@ def test_everything_is_inside_one_file(tmp_path):
 
 def test_a_training_run_alone(tmp_path):
     _log(tmp_path.parent, tmp_path.name + "x", [(0, 1.0), (1, 0.9)])
-    assert "<polyline" in write_report(tmp_path.parent / (tmp_path.name + "x")).read_text()
+    assert "<polyline" in write_run_report(tmp_path.parent / (tmp_path.name + "x")).read_text()
 
 
 def test_repeated_steps_of_a_resumed_run_count_once(tmp_path):
     _log(tmp_path, "B", [(0, 1.0), (1, 0.9), (1, 0.8), (2, 0.7)])
-    assert read_log(tmp_path / "B/metrics.jsonl") == {"train": {"loss": [(0, 1.0), (1, 0.8), (2, 0.7)]}}
+    assert read_series(tmp_path / "B") == {"train": {"loss": [(0, 1.0), (1, 0.8), (2, 0.7)]}}
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path):
+    _log(tmp_path, "B", [(0, 1.0), (1, 0.9)])
+    with open(tmp_path / "B/metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "gro')
+    assert read_series(tmp_path / "B") == {"train": {"loss": [(0, 1.0), (1, 0.9)]}}
 
 
 def test_charts_leave_out_what_is_not_finite():
@@ -59,11 +67,14 @@ def test_charts_leave_out_what_is_not_finite():
 
 def test_nothing_to_report_and_broken_files(tmp_path):
     with pytest.raises(UserError, match="nothing to report"):
-        write_report(tmp_path)
+        write_run_report(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="it is an evaluation"):
+        write_run_report(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="metrics.json"):
-        write_report(tmp_path)
+        write_run_report(tmp_path)
     (tmp_path / "metrics.json").unlink()
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="line 1"):
-        write_report(tmp_path)
+        write_run_report(tmp_path)
