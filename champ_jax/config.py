@@ -23,6 +23,7 @@ from champ_jax.files import write_text
 
 PREFIX = "--config."
 REPOSITORY = Path(__file__).resolve().parent.parent
+HARDWARE = REPOSITORY / "configs" / "hw" / "hardware.py"
 RECORDED_PACKAGES = ("champ-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -61,9 +62,7 @@ def _find(name: str) -> tuple[Path, str | None]:
 def _call_get_config(path: Path, argument: str | None) -> ConfigDict:
     if path.suffix != ".py":
         raise UserError(f"{path} is not a configuration: expected a Python file as in configs/.")
-    spec = importlib.util.spec_from_file_location(f"champ_jax_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _load_module(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is not a configuration: it has no function get_config().")
     if argument is None:
@@ -76,18 +75,25 @@ def _call_get_config(path: Path, argument: str | None) -> ConfigDict:
         raise UserError(f"{path} has no variant {argument!r}: {error}") from error
 
 
+def _load_module(path: Path):
+    spec = importlib.util.spec_from_file_location(f"champ_jax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def hardware_names() -> list[str]:
-    """Names of the files in configs/hw/."""
-    return sorted(path.stem for path in (REPOSITORY / "configs" / "hw").glob("*.py"))
+    """Names of the table in configs/hw/hardware.py."""
+    return sorted(_load_module(HARDWARE).HARDWARE)
 
 
 def load_hardware(name: str) -> ConfigDict:
-    """Reads `configs/hw/NAME.py`: topology, slices, and overrides by stage. Raises UserError where there is none."""
-    path = REPOSITORY / "configs" / "hw" / f"{name}.py"
-    if not path.is_file():
-        known = hardware_names()
-        raise UserError(f"no hardware {name!r}{did_you_mean(name, known)}. Known: {', '.join(known)}.")
-    return ConfigDict(_call_get_config(path, None)).lock()
+    """A row of that table: topology, and overrides by stage. Raises UserError where there is none."""
+    table = _load_module(HARDWARE).HARDWARE
+    if name not in table:
+        known = sorted(table)
+        raise UserError(f"no hardware {name!r}{did_you_mean(name, known)}. Known: {', '.join(known)}. {HARDWARE} is the place for more.")
+    return ConfigDict(table[name]).lock()
 
 
 def with_hardware(config: str, hardware: str | None, overrides: Iterable[str]) -> list[str]:

@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 a check failed, 2 wrong input, 75 interrupted but can be r
 """
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from champ_jax import __version__
@@ -48,6 +51,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+@contextmanager
+def no_interrupt_lost() -> Iterator[None]:
+    """Sends a Ctrl-C again that Python printed and dropped, as it does inside destructors and callbacks of the garbage collector.
+
+    JAX has such a callback, so that it happens to long runs.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            # Later: sent at once it would arrive in this very place.
+            threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; `arguments` defaults to those of the process."""
     if hasattr(sys.stdout, "reconfigure"):
@@ -55,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parse(arguments)
-        return args.run(args)
+        with no_interrupt_lost():
+            return args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

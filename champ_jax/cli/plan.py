@@ -8,7 +8,8 @@ from champ_jax.errors import UserError
 
 PLANNED = Path(__file__).resolve().parents[2] / "configs" / "hw" / "planned.json"
 """The plans of the shipped configurations on the shipped hardware."""
-STAGES = ("stage_b", "stage_c")
+STAGES = {"stage_b": "B", "stage_c": "C", "stage_d": "D"}
+"""The configurations that `--all` plans, on the hardware that has values for their stage."""
 GB, TERA = 1e9, 1e12
 
 
@@ -27,11 +28,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--config", help="a file in configs/, its name, or name:variant; change single values with --config.a.b=value")
     parser.add_argument("--topology", help="chip and grid of a slice, such as v5e:16x16, v5p:8x8x4, v6e:4x8 or h100:8")
     parser.add_argument("--slices", type=int, default=1, help="slices joined by the slow network (default: 1)")
-    parser.add_argument("--hw", help="a file in configs/hw/, which names a topology and the values that suit it")
+    parser.add_argument("--hw", help="a name in configs/hw/hardware.py, of a topology and the values that suit it")
     parser.add_argument("--price", type=float, default=0.0, help="money for each chip and hour")
     parser.add_argument("--steps", type=int, help="steps of the run (default: config.optim.steps)")
     parser.add_argument("--whole", action="store_true", help="compile the step as one program, however long it takes")
-    parser.add_argument("--all", action="store_true", help=f"plan {' and '.join(STAGES)} on all hardware of configs/hw/, "
+    parser.add_argument("--all", action="store_true", help=f"plan hardware of configs/hw/, "
                         "or on that of --hw")  # fmt: skip
     parser.add_argument("--write", action="store_true", help="with --all: keep the figures in configs/hw/planned.json")
     parser.add_argument("--no-advice", action="store_true", help="do not look for values with which it would fit")
@@ -48,17 +49,17 @@ def run(args: argparse.Namespace) -> int:
         return plan_all(args)
     if not args.config or bool(args.topology) == bool(args.hw):
         raise UserError("plan needs --config, and either --topology or --hw; see champ-jax plan --help.")
-    hardware = load_hardware(args.hw) if args.hw else {"topology": args.topology, "slices": args.slices}
+    topology = load_hardware(args.hw).topology if args.hw else args.topology
     overrides = with_hardware(args.config, args.hw, args.overrides)
-    if hardware["slices"] > 1:
-        overrides.insert(0, f"--config.mesh.slice={hardware['slices']}")
+    if args.slices > 1:
+        overrides.insert(0, f"--config.mesh.slice={args.slices}")
     if args.steps:
         overrides.append(f"--config.optim.steps={args.steps}")
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
 
     def planned(*more: str) -> dict:
         config, whole = load_config(args.config, [*overrides, *more]), args.whole or None
-        return plan(config, hardware["topology"], hardware["slices"], args.price, whole, say=say)
+        return plan(config, topology, args.slices, args.price, whole, say=say)
 
     result = planned()
     if not result["fits"] and not args.no_advice:
@@ -80,9 +81,9 @@ def plan_all(args: argparse.Namespace) -> int:
     table = json.loads(PLANNED.read_text()) if PLANNED.is_file() else {}
     for name in [args.hw] if args.hw else hardware_names():
         hardware = load_hardware(name)
-        for stage in STAGES:
+        for stage in (stage for stage, letter in STAGES.items() if letter in hardware.overrides):
             config = load_config(stage, with_hardware(stage, name, args.overrides))
-            result = plan(config, hardware["topology"], hardware["slices"], args.price)
+            result = plan(config, hardware.topology, args.slices, args.price)
             row = summary(result)
             print(f"{name:8} {stage} " + (json.dumps(row) if args.json else one_line(row)), flush=True)
             table.setdefault(name, {})[stage] = row

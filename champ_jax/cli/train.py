@@ -22,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", required=True, action="append", help="a file in configs/, its name, or name:variant; "
                         "change single values, in all of them, with --config.a.b=value; may be given several times")  # fmt: skip
-    parser.add_argument("--hw", help="a file in configs/hw/, whose values for the stage are taken; see champ-jax plan")
+    parser.add_argument("--hw", help="a name in configs/hw/hardware.py, whose values for the stage are taken; see champ-jax plan")
     parser.add_argument("--workdir", required=True, type=Path, help="checkpoints, metrics and samples go here")
     parser.add_argument("--resume", choices=("auto", "changed", "never"), default="auto",
                         help="auto: go on from the newest valid checkpoint in the workdir (default); changed: also when the "

@@ -7,6 +7,7 @@ backward pass recomputes is kept apart: MFU is of the model's own operations.
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.interpreters import partial_eval
 
@@ -47,8 +48,33 @@ class Flops(NamedTuple):
 
 def count(closed: ClosedJaxpr, unit: int) -> Flops:
     """Counts a traced function, without what does not reach its results; unit: width of the matrix unit."""
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return _count(jaxpr, unit)
+    return _count(_of_accelerators(closed.jaxpr), unit)
+
+
+def _of_accelerators(jaxpr: Jaxpr) -> Jaxpr:
+    """A function without what does not reach its results where, of each choice by platform, that for accelerators is taken."""
+    jaxpr = _chosen(jaxpr)
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
+
+
+def _chosen(jaxpr: Jaxpr) -> Jaxpr:
+    """A function whose choices by platform have the last branch alone, which is for all platforms that are not named."""
+
+    def chosen(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(chosen(one) for one in value) if any(isinstance(one, (ClosedJaxpr, Jaxpr)) for one in value) else value
+        if isinstance(value, ClosedJaxpr):
+            return value.replace(jaxpr=_chosen(value.jaxpr))
+        return _chosen(value) if isinstance(value, Jaxpr) else value
+
+    equations = []
+    for equation in jaxpr.eqns:
+        params, operands = equation.params, equation.invars
+        if params.get("branches_platforms"):
+            params = {**params, "branches": (params["branches"][-1],)}
+            operands = [Literal(np.int32(0), operands[0].aval), *operands[1:]]
+        equations.append(equation.replace(invars=operands, params={name: chosen(value) for name, value in params.items()}))
+    return jaxpr.replace(eqns=equations)
 
 
 def kept(closed: ClosedJaxpr, parameters: int) -> float:
@@ -56,16 +82,19 @@ def kept(closed: ClosedJaxpr, parameters: int) -> float:
 
     parameters: how many of the step's first arguments are its state; what follows from them alone is not counted.
     """
-    jaxpr, constant = closed.jaxpr, set(closed.jaxpr.invars[:parameters])
+    jaxpr = _of_accelerators(closed.jaxpr)
+    constant = set(jaxpr.invars[:parameters])
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan" and BACKWARD in str(equation.params["jaxpr"].jaxpr.eqns[-1].source_info.name_stack):
-            inner = equation.params["jaxpr"]
-            fixed = [v in constant for v in equation.invars]
-            order = [v for v, same in zip(inner.jaxpr.invars, fixed) if same]
-            return _left(inner.jaxpr, set(order))
+        if equation.primitive.name == "scan" and any(map(_backward, equation.params["jaxpr"].jaxpr.eqns)):
+            inner = equation.params["jaxpr"].jaxpr
+            return _left(inner, {v for v, outer in zip(inner.invars, equation.invars) if isinstance(outer, Literal) or outer in constant})
         if _follows(equation, constant):
             constant |= set(equation.outvars)
     return _left(jaxpr, set(jaxpr.invars[:parameters]))
+
+
+def _backward(equation) -> bool:
+    return BACKWARD in str(equation.source_info.name_stack)
 
 
 def _follows(equation, constant: set) -> bool:
@@ -74,7 +103,7 @@ def _follows(equation, constant: set) -> bool:
 
 def _left(jaxpr: Jaxpr, constant: set) -> float:
     """Bytes of what is made before the first operation of the backward pass and read from there on."""
-    backward = [BACKWARD in str(equation.source_info.name_stack) for equation in jaxpr.eqns]
+    backward = [_backward(equation) for equation in jaxpr.eqns]
     first = backward.index(True) if True in backward else len(backward)
     made = set(jaxpr.invars) - constant
     for equation in jaxpr.eqns[:first]:
@@ -98,9 +127,7 @@ def _count(jaxpr: Jaxpr, unit: int, again: bool = False) -> Flops:
         else:
             inner = [_count(one, unit, recomputed) for one in _inside(equation.params)]
             if equation.primitive.name == "cond":
-                # Of a choice by platform the last branch is for all that is not named: for accelerators.
-                by_platform = equation.params.get("branches_platforms")
-                inner = [inner[-1] if by_platform else max(inner, key=lambda one: one.hardware)]
+                inner = [max(inner, key=lambda one: one.hardware)]
             turns = equation.params["length"] if equation.primitive.name == "scan" else 1
             for one in inner:
                 total = total.add(one, turns)

@@ -19,7 +19,7 @@ from champ_jax.parallel.multihost import is_first
 from champ_jax.train.assemble import Assembled
 from champ_jax.train.feed import make_batches
 from champ_jax.train.log import MetricLog
-from champ_jax.train.stages import STAGES, Stage
+from champ_jax.train.stages import STAGES
 from champ_jax.train.state import TrainState, averaged_params
 
 DROPOUTS = ("reference_dropout", "clip_dropout", "guidance_dropout", "skeleton_only")
@@ -36,7 +36,7 @@ def without_dropout(config):
 class Evaluation:
     """The same batches, noise and timesteps at every call, so that two losses differ by the parameters alone."""
 
-    def __init__(self, config, assembled: Assembled, stage: Stage, mesh: Mesh):
+    def __init__(self, config, assembled: Assembled, mesh: Mesh):
         self.config, self.assembled, self.mesh = config, assembled, mesh
         records = open_records(config.data.directory, config.data.validation_split, keep=True)
         loader = make_batches(config, assembled, records, config.data.frames, train=False, encoded=None)
@@ -49,7 +49,7 @@ class Evaluation:
         self.batches = [next(loader) for _ in range(count)]
         for batch in self.batches:
             del batch["record"]  # not for the device
-        quiet = without_dropout(config)
+        stage, quiet = STAGES[config.stage], without_dropout(config)
         self._loss = jax.jit(
             lambda params, batch, key: stage.loss(
                 merge(assembled.graphdef, with_lora(params)), batch, key, quiet.optim.steps, quiet, assembled.schedule, False

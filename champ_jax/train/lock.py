@@ -5,9 +5,12 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from champ_jax.errors import WorkdirError
+from champ_jax.parallel.multihost import is_first, of_first
 
 NAME = "running.json"
 BEAT_SECONDS, DEAD_SECONDS = 5.0, 20.0
@@ -76,6 +79,21 @@ class Lock:
                 os.replace(own, self.path)
             except OSError:  # a storage that is away for a while must not end the run
                 continue
+
+
+@contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """The lock of a run's folder, held by process 0; refused there, it is refused in every process."""
+    refused = None
+    with ExitStack() as stack:
+        if is_first():
+            try:
+                stack.enter_context(Lock(workdir))
+            except WorkdirError as error:
+                refused = error
+        if of_first(int(refused is not None)):
+            raise refused or WorkdirError(f"{workdir} is in use by another run; process 0 says by which")
+        yield
 
 
 def read(path: Path) -> dict | None:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from champ_jax.checkpoint import store
 from champ_jax.config import config_hash, write_record
 from champ_jax.data.records import open_records
-from champ_jax.errors import UserError, WorkdirError
+from champ_jax.errors import UserError
 from champ_jax.evaluate.efficiency import describe_program, device_memory
 from champ_jax.parallel.mesh import make_mesh, shard_batch
 from champ_jax.parallel.multihost import barrier, check_same, is_first, of_first, say
@@ -23,13 +23,12 @@ from champ_jax.train.compiled import compile_step
 from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import Feed, standardise
 from champ_jax.train.interrupt import Stopped, StopRequest
-from champ_jax.train.lock import Lock
+from champ_jax.train.lock import held
 from champ_jax.train.log import MetricLog, ProgressLine, SilentLog
 from champ_jax.train.resume import describe_run, start
 from champ_jax.train.skips import Skips
-from champ_jax.train.stages import STAGES
 from champ_jax.train.state import TrainState
-from champ_jax.train.timing import Timing, Watchdog
+from champ_jax.train.timing import Profile, Timing, Watchdog
 
 KEEP = 2  # newest checkpoints
 
@@ -50,7 +49,7 @@ def train(config, workdir: str | Path, resume: str = "auto", profile: tuple[int,
         with timing("start"):
             run, state, first = prepare(config, workdir, resume, timing)
         with MetricLog(workdir, first, config.log.wandb) if is_first() else SilentLog() as log, run.saver:
-            state = take_steps(run, state, first, log, Profile(workdir / "profile", *profile) if profile else None)
+            state = take_steps(run, state, first, log, Profile(workdir / "profile", *profile or ()))
         with timing("checkpoint"):
             weights = export_weights(workdir / "weights", state, run.assembled)
     return {
@@ -81,6 +80,16 @@ class Run(NamedTuple):
             self.evaluation.run(state, step, log, self.workdir)
             barrier("evaluated")  # process 0 alone samples: the others wait here, not in a step
 
+    def record(self, step: int, metrics: dict, log: MetricLog) -> float:
+        """Writes down the figures of a step, where the time went and what memory is used; the loss."""
+        with self.timing("training"), explained_memory(self.config):
+            metrics = jax.device_get(metrics)
+        log.scalars(step, "train", {**metrics, "skipped_records": len(self.feed.skipped)})
+        log.scalars(step, "seconds", self.timing.take())
+        if used := device_memory():
+            log.scalars(step, "memory", used)
+        return float(metrics["loss"])
+
     def save(self, step: int, state: TrainState) -> None:
         """Begins a checkpoint that a resumed run continues from bit for bit."""
         with self.timing("checkpoint"):
@@ -99,85 +108,45 @@ def prepare(config, workdir: Path, resume: str, timing: Timing) -> tuple[Run, Tr
     saver = store.Saver(workdir / "checkpoints", KEEP)
     saver.check_room(described)
     feed = Feed(config, assembled, records, workdir)
-    evaluation = Evaluation(config, assembled, STAGES[config.stage], mesh)
+    evaluation = Evaluation(config, assembled, mesh)
     state, first = start(config, assembled, workdir, resume, described, new_state, feed, mesh)
     if is_first():
         write_record(config, workdir / "config.json")
     return Run(config, workdir, assembled, mesh, feed, step_fn, evaluation, saver, timing), state, first
 
 
-def take_steps(run: Run, state: TrainState, first: int, log: MetricLog, profile: "Profile | None") -> TrainState:
+def take_steps(run: Run, state: TrainState, first: int, log: MetricLog, profile: Profile) -> TrainState:
     """The loop; returns the last state. Raises Stopped once the state is saved after a signal."""
     config, timing, total = run.config, run.timing, run.config.optim.steps
-    skips, shapes, pending = Skips(run.workdir, run.feed), None, None
+    skips, shapes = Skips(run.workdir, run.feed), None
     if not of_first(len(log.validation)):
         run.validate(first, state, log)
-    with StopRequest() as stop, ProgressLine(f"stage {config.stage}", first, total, shown=is_first()) as progress:
+    with StopRequest() as stop, ProgressLine(f"stage {config.stage}", first, total, shown=is_first()) as progress, profile:
         for done in range(first + 1, total + 1):
             with timing("input"):
                 batch = shard_batch(run.feed.next(done - 1), run.mesh)
             known, shapes = shapes, jax.tree.map(lambda array: array.shape, batch)
             with timing("training" if shapes == known else "compile"), explained_memory(config):
-                if profile:
-                    profile.at(done)
+                profile.at(done)
                 state, metrics = run.step_fn(state, batch, config.seed)
-                # One step late: the devices have the next one to do while this process reads the last one's figures.
-                if pending:
-                    skips.look(*pending)
-                pending = done, metrics
+                skips.look(done, metrics)
             if shapes != known:
                 log.scalars(done, "program", describe_program(run.step_fn, state, batch, config.seed))
             last, stopped = done == total, stop.asked()
             if done % config.log.scalars == 0 or last or stopped:
-                with timing("training"), explained_memory(config):
-                    metrics = jax.device_get(metrics)
-                log.scalars(done, "train", {**metrics, "skipped_records": len(run.feed.skipped)})
-                log.scalars(done, "seconds", timing.take())
-                if used := device_memory():
-                    log.scalars(done, "memory", used)
-                progress.update(done, float(metrics["loss"]))
+                progress.update(done, run.record(done, metrics, log))
             if done % config.log.evaluate == 0 or last:
                 run.validate(done, state, log)
             if done % config.log.save == 0 or last or stopped:
                 run.save(done, state)
             if last or stopped:
-                skips.look(*pending)
+                skips.look_at_last()
                 with timing("checkpoint"):
                     run.saver.wait()
             if stopped and not last:
                 say(f"saved step {done} in {run.workdir}; the same command goes on from there")
                 raise Stopped(stopped)
     return state
-
-
-@contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """The lock of the folder, held by process 0; refused there, it is refused in every process."""
-    refused = None
-    with ExitStack() as stack:
-        if is_first():
-            try:
-                stack.enter_context(Lock(workdir))
-            except WorkdirError as error:
-                refused = error
-        if of_first(int(refused is not None)):
-            raise refused or WorkdirError(f"{workdir} is in use by another run; process 0 says by which")
-        yield
-
-
-class Profile:
-    """A trace of some steps for TensorBoard or Perfetto."""
-
-    def __init__(self, directory: Path, first: int, count: int):
-        self.directory, self.first, self.end = directory, first, first + count
-
-    def at(self, step: int) -> None:
-        """To be called before each step."""
-        if step == self.first:
-            jax.profiler.start_trace(self.directory)
-        elif step == self.end:
-            jax.profiler.stop_trace()
-            say(f"the trace of steps {self.first} to {self.end - 1} is in {self.directory}")
 
 
 @contextmanager

@@ -21,12 +21,23 @@ class Skips:
         name = "skipped.jsonl" if is_first() else f"skipped-{jax.process_index()}.jsonl"  # each knows its own samples alone
         self.path, self.feed = workdir / name, feed
         self._recent: deque[int] = deque()
+        self._unread: tuple[int, dict] | None = None
 
     def look(self, step: int, metrics: dict) -> None:
-        """Reads the figures of a step; one that was skipped is appended to the file, with the clips of its batch.
+        """Takes the figures of a step and reads those of the step before: the devices have this one to do meanwhile.
 
-        Raises UserError after too many of them.
+        A step that was skipped is appended to the file, with the clips of its batch. Raises UserError after too many of them.
         """
+        self.look_at_last()
+        self._unread = step, metrics
+
+    def look_at_last(self) -> None:
+        """Reads the figures of the newest step, waiting for the devices; raises as `look` does."""
+        if self._unread is not None:
+            self._read(*self._unread)
+            self._unread = None
+
+    def _read(self, step: int, metrics: dict) -> None:
         figures = jax.device_get({name: metrics[name] for name in ("loss", "gradient_norm", "skipped_in_row")})
         in_row = int(figures["skipped_in_row"])
         if not in_row:

@@ -33,7 +33,6 @@ class Stage:
     batches: "A", "B" or "C": the stage whose kind of batch it reads.
     """
 
-    name: str
     trained: Callable[[str, object], bool]
     loss: Callable[..., tuple[jax.Array, Metrics]]
     batches: str
@@ -110,8 +109,8 @@ def is_trained(path: str, config) -> bool:
 
 
 STAGES = {
-    "A": Stage("A", lambda path, config: path.startswith("m2p/"), loss_a, "A"),
-    "B": Stage("B", trained_b, loss_b, "B"),
-    "C": Stage("C", lambda path, config: path.startswith("denoiser/") and "/temporal" in path, loss_c, "C"),
-    "D": Stage("D", lambda path, config: path.startswith("denoiser/"), loss_d, "C"),
+    "A": Stage(lambda path, config: path.startswith("m2p/"), loss_a, "A"),
+    "B": Stage(trained_b, loss_b, "B"),
+    "C": Stage(lambda path, config: path.startswith("denoiser/") and "/temporal" in path, loss_c, "C"),
+    "D": Stage(lambda path, config: path.startswith("denoiser/"), loss_d, "C"),
 }

@@ -25,7 +25,7 @@ def read_status(workdir: Path) -> dict[str, Any]:
     step = max((line["step"] for line in lines), default=0)
     holder = lock.read(workdir / lock.NAME)
     running = holder is not None and lock.alive(workdir / lock.NAME, holder, 2 * lock.BEAT_SECONDS)
-    seconds = {name: sum(line.get(name, 0.0) for line in groups["seconds"]) for name in kinds_of(groups["seconds"])}
+    seconds = _sums(groups["seconds"])
     total = sum(seconds.values())
     each = _step_seconds(groups["seconds"])
     skipped = read_lines(workdir / "skipped.jsonl")
@@ -35,8 +35,8 @@ def read_status(workdir: Path) -> dict[str, Any]:
         "state": "running" if running else "finished" if (workdir / "weights").is_dir() and step >= steps else "stopped",
         "step": step,
         "steps": steps,
-        "train": _figures(groups["train"]),
-        "validation": _figures(groups["validation"]),
+        "train": _newest(groups["train"]),
+        "validation": _newest(groups["validation"]),
         "seconds": seconds,
         "goodput": seconds.get("training", 0.0) / total if total else None,
         "step_seconds": each,
@@ -47,18 +47,26 @@ def read_status(workdir: Path) -> dict[str, Any]:
     }
 
 
-def kinds_of(lines: list[dict]) -> list[str]:
-    """The kinds of time that lines of seconds speak of, in their order."""
-    return list(dict.fromkeys(name for line in lines for name in line if name not in ("step", "group")))
+def _figures(line: dict) -> dict[str, float]:
+    """What a line of metrics.jsonl says of its step."""
+    return {name: value for name, value in line.items() if name not in ("step", "group")}
 
 
-def _figures(lines: list[dict]) -> dict[str, float]:
-    """The newest line's figures."""
-    return {name: value for name, value in lines[-1].items() if name not in ("step", "group")} if lines else {}
+def _newest(lines: list[dict]) -> dict[str, float]:
+    return _figures(lines[-1]) if lines else {}
+
+
+def _sums(lines: list[dict]) -> dict[str, float]:
+    """Sums over lines of every figure, in the order of the first line that has it."""
+    sums: dict[str, float] = {}
+    for line in lines:
+        for name, value in _figures(line).items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
 
 
 def _step_seconds(lines: list[dict]) -> float | None:
     """Wall seconds of one step between the two newest lines, whatever they were spent on."""
     if len(lines) < 2 or lines[-1]["step"] <= lines[-2]["step"]:
         return None
-    return sum(value for name, value in lines[-1].items() if name not in ("step", "group")) / (lines[-1]["step"] - lines[-2]["step"])
+    return sum(_newest(lines).values()) / (lines[-1]["step"] - lines[-2]["step"])

@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes, and the watchdog that ends a run whose time goes nowhere."""
+"""Where the wall time of a run goes, a trace of some of it, and the watchdog that ends a run whose time goes nowhere."""
 
 import faulthandler
 import os
@@ -9,6 +9,11 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from champ_jax.parallel.multihost import say
 
 KINDS = ("start", "compile", "training", "input", "checkpoint", "evaluation")
 """Reading weights and data; the first step of every batch shape; waiting for steps, for batches, for saves; validation."""
@@ -55,6 +60,34 @@ class Timing:
         if kind not in SHORTEST_SECONDS or len(lasted) < 2:
             return FIRST_SECONDS
         return max(SHORTEST_SECONDS[kind], FACTOR * statistics.median(lasted))
+
+
+class Profile:
+    """A trace of some steps for TensorBoard or Perfetto. A context manager: a run may end within them."""
+
+    def __init__(self, directory: Path, first: int = 0, count: int = 0):
+        self.directory, self.first, self.end = directory, first, first + count
+        self._begun: int | None = None
+
+    def at(self, step: int) -> None:
+        """To be called before each step."""
+        if self._begun is None and self.first <= step < self.end:  # a run may go on from within
+            self._begun = step
+            jax.profiler.start_trace(self.directory)
+        elif self._begun is not None and step == self.end:
+            self._stop(step - 1)
+
+    def _stop(self, last: int | str) -> None:
+        jax.profiler.stop_trace()
+        say(f"the trace of steps {self._begun} to {last} is in {self.directory}")
+        self._begun = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._begun is not None:
+            self._stop("the last")
 
 
 class Watchdog:

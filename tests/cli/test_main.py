@@ -1,8 +1,11 @@
 """The command line as a user meets it: help, wrong words, wrong input, interruption."""
 
+import gc
 import re
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -66,3 +69,21 @@ def test_exit_codes(monkeypatch, capsys, raised, code):
     monkeypatch.setattr(cli, "parse", lambda arguments: types.SimpleNamespace(run=run))
     assert cli.main([]) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_interrupt_inside_the_garbage_collector_is_not_lost(monkeypatch, capsys):
+    """Python prints and drops what a callback of its garbage collector raises, and JAX has such a callback."""
+
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        signal.raise_signal(signal.SIGINT)
+
+    def run(args):
+        gc.callbacks.append(callback)
+        gc.collect()
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setattr(cli, "parse", lambda arguments: types.SimpleNamespace(run=run))
+    assert cli.main([]) == cli.INTERRUPTED
+    assert "interrupted" in capsys.readouterr().err

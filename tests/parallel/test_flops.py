@@ -52,3 +52,22 @@ def test_what_the_forward_pass_leaves():
 
     # cos of either sine's input; x is an argument, and what follows from w alone is no activation.
     assert flops.kept(trace(step, (8, 16), (32, 8)), 1) == 2 * 4 * 32 * 16
+
+
+def test_of_a_choice_by_platform_the_accelerator_counts():
+    def step(w, x):
+        both = {"cpu": lambda x: jnp.sin(jnp.sin(jnp.sin(x))) @ w @ w, "default": lambda x: jnp.sin(x)}
+        return jax.grad(lambda w: jnp.sum(jax.jit(lambda y: jax.lax.platform_dependent(y, **both))(x @ w)))(w)
+
+    plain = trace(lambda w, x: jax.grad(lambda w: jnp.sum(jnp.sin(x @ w)))(w), (16, 16), (32, 16))
+    chosen = trace(step, (16, 16), (32, 16))
+    assert flops.kept(chosen, 1) == flops.kept(plain, 1) == 4 * 32 * 16
+    assert flops.count(chosen, 128) == flops.count(plain, 128)
+
+
+def test_what_the_forward_pass_leaves_in_each_slice_of_a_batch():
+    def step(w, x):
+        add = lambda total, part: (total + jax.grad(lambda w: jnp.sum(jnp.sin(jnp.sin(part @ w))))(w), None)  # noqa: E731
+        return jax.lax.scan(add, jnp.zeros_like(w), x)[0]
+
+    assert flops.kept(trace(step, (8, 16), (4, 32, 8)), 1) == 2 * 4 * 32 * 16

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import jax
+import pytest
+
 from champ_jax.train import timing
-from champ_jax.train.timing import KINDS, Timing
+from champ_jax.train.timing import KINDS, Profile, Timing
 
 HANGS = """
 import sys, time
@@ -63,3 +66,23 @@ def test_nothing_is_watched_between():
     except ValueError:
         pass
     assert clock.current is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "begins", "ends"),
+    [
+        (range(1, 10), [4], [6]),
+        (range(5, 10), [5], [6]),  # a resumed run
+        (range(6, 10), [], []),
+        (range(1, 6), [4], ["end"]),  # the run ends within
+    ],
+)
+def test_a_trace_has_a_beginning_and_an_end(steps, begins, ends, tmp_path, monkeypatch):
+    found, now = {"begins": [], "ends": []}, None
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda directory: found["begins"].append(now))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: found["ends"].append(now))
+    with Profile(tmp_path, 4, 2) as profile:
+        for now in steps:
+            profile.at(now)
+        now = "end"
+    assert found == {"begins": begins, "ends": ends}
