@@ -144,7 +144,10 @@ def export_checkpoint(
     params, config = with_lora(params, str(path)), _complete(config)
     states = _states_to_write(path, kind, table, params, config)
     described = table.format.describe(config) if table.format and table.format.describe else {}
-    unsaid = {stem: _unsaid(state, table, stem, config, described) for stem, state in states.items()}
+    try:
+        unsaid = {stem: _unsaid(state, table, stem, config, described) for stem, state in states.items()}
+    except UserError as error:
+        raise UserError(f"{path} does not fit {kind}, which could not be read back: {error}") from error
     for stem, values in unsaid.items():
         if values and (form == "pt" or described):
             where = "its config.json" if described else "a .pt file"

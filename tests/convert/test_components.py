@@ -118,8 +118,16 @@ def test_a_folder_may_leave_the_defaults_out(exported, tmp_path):
         files = [export_checkpoint(folder / "ours", kind, tmp_path / f"{kind}_{i}") for i, folder in enumerate((exported, tmp_path))]
         for one, other in zip(*files):
             assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_model_of_another_build_is_not_exported(exported, tmp_path):
     with pytest.raises(UserError, match="has no clip, which a CLIP vision tower"):
         export_checkpoint(exported / "ours", "clip-vision", tmp_path / "out")
+    save_tiny(tmp_path / "folded", tiny_config(guidance={"channels": (8,), "patch": 4, "attention": False}))
+    with pytest.raises(
+        UserError, match="folded does not fit champ, which could not be read back: a guidance encoder .* has blocks.1.weight"
+    ):
+        export_checkpoint(tmp_path / "folded", "champ", tmp_path / "out")
 
 
 def _differing(config, defaults):
