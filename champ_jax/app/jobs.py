@@ -75,7 +75,7 @@ class Jobs:
     """
 
     def __init__(self, pipe: Any, folder: Path, limits: Limits):
-        """pipe: a Pipeline, of which only `config.m2p`, `kinds` and `dance` are used. Raises UserError when it cannot dance."""
+        """pipe: a Pipeline, of which only `config.m2p`, `kinds` and `render_dance` are used. Raises UserError when it cannot dance."""
         check_dances(pipe)
         self.pipe, self.folder, self.limits = pipe, folder, limits
         self._one_at_a_time = threading.Lock()
@@ -156,40 +156,41 @@ class Jobs:
         self.folder.mkdir(parents=True)
         first: list[tuple[float, int]] = []  # when the first windows were done, and how many
 
-        def on_progress(done: int, total: int) -> None:
+        def check() -> None:
             if cancelled.is_set():
                 raise Cancelled
+
+        def on_progress(done: int, total: int) -> None:
+            check()
             now = time.monotonic()
             # Before the first step the model may have been compiled: only what comes after it tells the pace.
             if not first:
                 first.append((now, done))
             since, counted = first[0]
             left = f", {(now - since) / (done - counted) * (total - done):.0f} s left" if done > counted else ""
-            say(f"dancing{left}", done, total)
+            say(f"dancing{left}; {rendering.done} of {rendering.count} frames are in the video", done, total)
 
         say("listening to the song; the first dance takes longer", 0, 0)
-        if cancelled.is_set():
-            raise Cancelled
-        video = self.pipe.dance(
+        check()
+        rendering = self.pipe.render_dance(
             order.photo, order.song, seconds=min(order.seconds, self.limits.seconds), pose=order.pose, seed=int(order.seed),
             steps=int(order.steps), guidance_scale=float(order.guidance_scale), on_progress=on_progress,
         )  # fmt: skip
-        if cancelled.is_set():
-            raise Cancelled
-        say("writing the videos", 0, 0)
+        check()
+        say("looking at the photo", 0, 0)
         out = self.folder / "dance.mp4"
-        video.save(out, audio=order.song)
-        text = self._describe(order, video, length, time.monotonic() - began)
+        rendering.save(out, audio=order.song)
+        text = self._describe(order, rendering, length, time.monotonic() - began)
         return Made(out, skeleton_path(out), out.with_suffix(".motion.npz"), text)
 
-    def _describe(self, order: Order, video: Any, length: float, took: float) -> str:
-        """What made the video, and what was done otherwise than the visitor may think."""
-        known = video.metadata
+    def _describe(self, order: Order, made: Any, length: float, took: float) -> str:
+        """What made a rendering's video, and what was done otherwise than the visitor may think."""
+        known, seconds = made.metadata, made.count / made.fps
         lines = [
             f"Seed {known['seed']}, {known['steps']} step{'s' * (known['steps'] != 1)}, guidance scale {known['guidance_scale']:g}: "
-            f"{video.seconds:.1f} s of video ({len(video.frames)} frames) in {took:.1f} s."
+            f"{seconds:.1f} s of video ({made.count} frames) in {took:.1f} s."
         ]
-        if length > video.seconds + 1 / video.fps:
+        if length > seconds + 1 / made.fps:
             most = f", the most this page makes: {self.limits.seconds:g} s" if order.seconds >= self.limits.seconds else ""
             lines.append(f"The song goes on to {length:.1f} s: its beginning is danced to{most}.")
         if known["pose_source"] == "standing":

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from champ_jax.cli.sampling import add_sampling, finish, open_pipeline, progress, sampling_arguments
+from champ_jax.cli import sampling
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -15,13 +15,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "of any kinds the checkpoint knows, or FOLDER/keypoints.npz instead of dwpose.",
         epilog="example: champ-jax animate --checkpoint assets/weights/demo --image photo.png --guidance motion --out out.mp4",
     )
+    sampling.add_model(parser)
+    sampling.add_photos(parser)
     parser.add_argument("--guidance", required=True, type=Path, metavar="FOLDER", help="one sub-folder a kind, one image a frame")
-    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the photo's pose, as for dance; "
-                        "one for each photo")  # fmt: skip
     parser.add_argument("--people", type=int, nargs="+", metavar="NUMBER", help="with FOLDER/instances/*.png, whose grey values say whose "
                         "each pixel is (0: nobody's): the person each photo shows (default: 1 2 and on)")  # fmt: skip
     parser.add_argument("--fps", type=float, help="frames a second of the result (default: the checkpoint's)")
-    add_sampling(parser)
+    sampling.add_video(parser)
+    sampling.add_sampling(parser)
     return parser
 
 
@@ -32,11 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.fps is not None and not 0.1 <= args.fps <= 1000:
         raise UserError(f"--fps is {args.fps:g}: give 0.1 to 1000")
-    sampling = sampling_arguments(args)
+    given = sampling.sampling_arguments(args)
     check_place(args.out)
-    pipe = open_pipeline(args)
-    with progress("animate") as on_progress:
-        rendering = pipe.render_animation(
-            args.image, args.guidance, pose=args.pose, people=args.people, fps=args.fps, on_progress=on_progress, **sampling
-        )
-        return finish(rendering, args)
+    pipe = sampling.open_pipeline(args)
+    with sampling.progress("animate") as on_progress:
+        rendering = pipe.render_animation(args.image, args.guidance, people=args.people, fps=args.fps, on_progress=on_progress, **given)
+        return sampling.finish(rendering, args)

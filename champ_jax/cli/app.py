@@ -4,7 +4,8 @@ import argparse
 import signal
 import sys
 import threading
-from pathlib import Path
+
+from champ_jax.cli.sampling import add_model, open_pipeline
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -16,10 +17,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "machine can reach the page unless --host says otherwise. Ctrl-C ends it.",
         epilog="example: champ-jax app --checkpoint assets/weights/demo",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
-    parser.add_argument(
-        "--lora", action="append", default=[], metavar="PATH=SCALE", help="a LoRA to add, so many times its strength; several add up"
-    )
+    add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the address to serve at; 0.0.0.0: to everybody (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="the port to serve at; 0: any that is free (default: 7860)")
     parser.add_argument("--max-seconds", type=float, default=60.0, help="the longest video to make (default: 60)")
@@ -32,9 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Loads the model and serves until Ctrl-C (130)."""
     from champ_jax.app.jobs import Limits
     from champ_jax.app.serve import check_port, is_loopback, serving
-    from champ_jax.cli.sampling import read_lora_option
     from champ_jax.errors import UserError
-    from champ_jax.infer.pipeline import load_pipeline
 
     limits = Limits(args.max_seconds, args.queue, args.max_upload_mb)
     check_port(args.host, args.port)
@@ -42,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ImportError as error:
         raise UserError(f"the page needs Gradio ({error}): pip install 'champ-jax[app]'") from error
-    pipe = load_pipeline(args.checkpoint, loras=[read_lora_option(text) for text in args.lora])
+    pipe = open_pipeline(args)
     # A service manager's way to say Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with serving(pipe, args.checkpoint.resolve().name, limits, args.host, args.port) as url:

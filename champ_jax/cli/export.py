@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+from champ_jax.cli.sampling import add_checkpoint, read_size
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the command to the main parser."""
@@ -15,7 +17,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "with ONNX also onnx_dance.py, which makes videos with them and needs no JAX. docs/export.md has the names.",
         epilog="example: champ-jax export --checkpoint assets/weights/demo --format onnx --precision f32 --out demo_onnx",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
+    add_checkpoint(parser)
     parser.add_argument("--format", required=True, help="stablehlo, onnx or tensorrt")
     parser.add_argument("--precision", default="f32", help="f32, f16, or int8 for the weights alone (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write, empty or new")
@@ -31,7 +33,6 @@ def run(args: argparse.Namespace) -> int:
     """Checks, reads the model, writes the folder, prints what is in it."""
     # The graphs are for any device; tracing them needs none, and a GPU's own attention must not get in.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from champ_jax.cli.sampling import read_size
     from champ_jax.export.graphs import choose_shapes
     from champ_jax.export.write import check_export, write_export
     from champ_jax.infer.pipeline import load_pipeline

@@ -6,9 +6,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from champ_jax.cli.sampling import read_size
+from champ_jax.cli.sampling import add_model, add_photos, add_song, add_video, check_seconds, open_pipeline, read_size
 
 BLOCK_SECONDS = 0.1  # of sound at a time, about what a sound card gives
 SETTLED_SECONDS = 2.0  # of the song, after which delays count as steady
@@ -24,21 +23,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "given up before frames are. Ctrl-C ends the video, which can be played.",
         epilog="example: champ-jax live --checkpoint assets/weights/demo --image photo.png --music song.wav --out live.mp4",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
-    parser.add_argument("--image", required=True, type=Path, nargs="+", metavar="FILE", help="the photo; up to 8 of the same person")
-    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the pose of the photo; one for each")
-    parser.add_argument("--music", required=True, type=Path, help="wav, flac, ogg or mp3")
-    parser.add_argument("--out", required=True, type=Path, help="the video to write, .mp4")
-    parser.add_argument("--seconds", type=float, help="how much of the song (default: all of it)")
+    add_model(parser)
+    add_photos(parser)
+    add_song(parser)
+    add_video(parser)
     parser.add_argument("--fast", action="store_true", help="as quickly as it goes, at full quality, instead of at the song's pace")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the checkpoint's)")
-    parser.add_argument("--guidance-scale", type=float, help="how strongly the photo is followed (default: the checkpoint's)")
-    parser.add_argument("--size", metavar="HxW", help="frame size in pixels (default: the checkpoint's)")
     parser.add_argument("--hop", type=int, default=4, help="frames made together: fewer come sooner and cost more (default: 4)")
     parser.add_argument("--context", type=int, default=8, help="finished frames that are looked back at (default: 8)")
     parser.add_argument("--ahead", type=float, default=0.25, help="seconds of sound that a pose waits for (default: 0.25)")
-    parser.add_argument("--json", action="store_true", help="print a JSON object about the result")
     return parser
 
 
@@ -46,25 +38,24 @@ def run(args: argparse.Namespace) -> int:
     """Checks, compiles, plays, and prints the delays."""
     from champ_jax.audio.load import audio_blocks
     from champ_jax.cli.main import INTERRUPTED
-    from champ_jax.errors import UserError
     from champ_jax.infer.film import Film, check_place
-    from champ_jax.infer.pipeline import load_pipeline
     from champ_jax.infer.stream import stream
 
-    if args.seconds is not None and not 0 < args.seconds < math.inf:
-        raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")
+    check_seconds(args)
+    size = read_size(args.size)
     check_place(args.out)
     blocks, rate = audio_blocks(args.music, BLOCK_SECONDS)
     song = Playing(blocks, rate, args.seconds or math.inf, args.fast)
-    pipe = load_pipeline(args.checkpoint)
+    pipe = open_pipeline(args)
     began = time.perf_counter()
     frames = stream(
-        pipe, list(args.image), song, rate=rate, pose=args.pose, size=read_size(args.size), seed=args.seed, steps=args.steps,
-        guidance_scale=args.guidance_scale, hop=args.hop, context=args.context, ahead=args.ahead, keep_up=not args.fast,
+        pipe, args.image, song, rate=rate, pose=args.pose, photo_weights=args.photo_weights, size=size, seed=args.seed,
+        steps=args.steps, guidance_scale=args.guidance_scale, hop=args.hop, context=args.context, ahead=args.ahead,
+        keep_up=not args.fast,
     )  # fmt: skip
     warm_up = time.perf_counter() - began
     report, stopped = Report(song), False
-    with Film(args.out, read_size(args.size) or pipe.settings.size, pipe.settings.fps, rate=rate, keep=True) as film:
+    with Film(args.out, size or pipe.settings.size, pipe.settings.fps, rate=rate, keep=True) as film:
         song.heard_by = film.hear
         try:
             for frame in frames:

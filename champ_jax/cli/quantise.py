@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from champ_jax.cli.sampling import add_checkpoint, progress
+
 CLIPS, FRAMES = 4, 24  # at most, of those that are looked at
 
 
@@ -20,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "measured on held-out clips, and the blocks that lose the most stay as they are until --budget holds.",
         epilog="example: champ-jax quantise --checkpoint assets/weights/demo --precision int8 --out int8 --calibrate assets/dancers",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
+    add_checkpoint(parser)
     parser.add_argument("--precision", required=True, help="int8 or fp8: kernels of 8 bits; w8a8, fp8: the denoiser's "
                         "inputs too; fp16, bf16: all of 16 bits")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="the model's folder")
@@ -92,7 +94,6 @@ def check(args: argparse.Namespace) -> None:
 
 def look_at_clips(args: argparse.Namespace, pipe, params, budget: float):
     """(what a search on clips of test chose, static ranges seen on clips of train or None)."""
-    from champ_jax.cli.sampling import progress
     from champ_jax.data.records import open_records
     from champ_jax.errors import UserError
     from champ_jax.evaluate import held_out

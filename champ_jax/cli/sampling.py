@@ -1,7 +1,8 @@
-"""What `dance` and `animate` share: options of sampling, the progress bar, and the last line."""
+"""What commands that make videos share: their options and what these mean, the progress bar, and the last line."""
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,27 +13,49 @@ from typing import Any
 from champ_jax.errors import UserError
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of where to read, where to write and how to sample."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `open_pipeline` reads."""
+    add_checkpoint(parser)
+    parser.add_argument("--lora", action="append", default=[], metavar="PATH=SCALE", help="a LoRA to add, of ours or of PyTorch's, so "
+                        "many times its strength (default: 1); several add up")  # fmt: skip
+    parser.add_argument("--faces", metavar="MODEL", help="embed the photo's face with 'dlib', or a folder with SCRFD and ArcFace as ONNX "
+                        "files, where its .json has no embedding; for checkpoints with face_id")  # fmt: skip
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of which model to read."""
     parser.add_argument("--checkpoint", required=True, type=Path, help="a folder of weights, or of a training run")
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="PATH=SCALE",
-        help="a LoRA to add, of ours or of PyTorch's, so many times its strength (default: 1); several add up",
-    )
+
+
+def add_photos(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of who is in the video."""
     parser.add_argument("--image", required=True, type=Path, nargs="+", metavar="FILE",
                         help="the photo; its middle is used, at the model's size. Up to 8: further photos of the same person, of other "
                         "poses or views")  # fmt: skip
+    parser.add_argument("--pose", type=Path, nargs="+", metavar="FILE", help="JSON file with the pose of the person in the photo; one for "
+                        "each photo (default: the .json file of the photo's name beside it)")  # fmt: skip
     parser.add_argument("--photo-weights", type=float, nargs="+", metavar="NUMBER", help="what each photo counts (default: all alike)")
-    parser.add_argument("--faces", metavar="MODEL", help="embed the photo's face with 'dlib', or a folder with SCRFD and ArcFace as ONNX "
-                        "files, where its .json has no embedding; for checkpoints with face_id")  # fmt: skip
+
+
+def add_song(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of what is danced to."""
+    parser.add_argument("--music", required=True, type=Path, help="wav, flac, ogg or mp3")
+    parser.add_argument("--seconds", type=float, help="how much of the song (default: all of it)")
+
+
+def add_video(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the video to make: where to, how large, at what cost."""
     parser.add_argument("--out", required=True, type=Path, help="the video to write, .mp4")
     parser.add_argument("--seed", type=int, default=0, help="of the noise: another seed gives another video, "
                         "but not in the one step of the demo's weights, which use no noise (default: 0)")  # fmt: skip
     parser.add_argument("--steps", type=int, help="denoising steps: fewer are faster (default: the checkpoint's)")
     parser.add_argument("--guidance-scale", type=float, help="how strongly photo and maps are followed (default: the checkpoint's)")
+    parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object about the result")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of how to sample a clip, which with those of `add_photos` and `add_video` `sampling_arguments` reads."""
     parser.add_argument("--guidance-strength", type=float, nargs=2, metavar=("FIRST", "LAST"), default=(1.0, 1.0),
                         help="what the maps count in the first denoising step and in the last (default: 1 1)")  # fmt: skip
     parser.add_argument("--sampler", choices=("ddim", "dpm++", "unipc", "euler", "lcm"), help="how steps are taken; dpm++ and unipc "
@@ -44,27 +67,24 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deep-every", type=int, metavar="STEPS",
                         help="run the UNet's deeper levels every so many steps: faster, at a loss (default: 1, always)")  # fmt: skip
     parser.add_argument("--anchor", action="store_true", default=None, help="let every window see the first frame")
-    parser.add_argument("--size", metavar="HxW", help="frame size in pixels, or one number for a square (default: the checkpoint's)")
     parser.add_argument("--window", type=int, metavar="FRAMES", help="frames denoised together (default: the checkpoint's)")
     parser.add_argument("--overlap", type=int, metavar="FRAMES", help="frames that windows share (default: the checkpoint's)")
     parser.add_argument("--compat", choices=("champ",), help="reproduce CHAMP's own sampler, with windows that wrap around the end")
-    parser.add_argument("--json", action="store_true", help="print a JSON object about the result")
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """What `add_sampling` asked for, as arguments of `Pipeline.animate` and `Pipeline.dance`; UserError for a wrong size."""
+    """What the options say, as arguments of `Pipeline.render_animation` and `Pipeline.render_dance`; UserError for a wrong size."""
     names = ("sampler", "guidance_rescale", "guidance_interval", "deep_every", "anchor", "window", "overlap", "compat")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if "guidance_interval" in given:
         given["guidance_interval"] = tuple(given["guidance_interval"])
     given["guidance_strength"] = tuple(args.guidance_strength)
-    if args.photo_weights is not None:
-        given["photo_weights"] = args.photo_weights
-    return {"size": read_size(args.size), "seed": args.seed, "steps": args.steps, "guidance_scale": args.guidance_scale, **given}
+    given |= {name: getattr(args, name) for name in ("pose", "photo_weights", "seed", "steps", "guidance_scale")}
+    return {"size": read_size(args.size), **given}
 
 
 def open_pipeline(args: argparse.Namespace):
-    """The pipeline of --checkpoint, with --faces if it was given."""
+    """The pipeline of --checkpoint with its --lora, and with --faces if it was given."""
     from champ_jax.infer.pipeline import load_pipeline
 
     faces = None
@@ -86,6 +106,12 @@ def read_lora_option(text: str) -> tuple[str, float]:
         return path, float(scale)
     except ValueError as error:
         raise UserError(f"--lora {text}: expected a number behind '=', got {scale!r}.") from error
+
+
+def check_seconds(args: argparse.Namespace) -> None:
+    """Raises UserError for --seconds that are no length of a song."""
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise UserError(f"--seconds is {args.seconds:g}: give more than 0, or leave it away for the whole song")
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

@@ -22,11 +22,20 @@ from champ_jax.convert.lora import is_lora, merge_lora, peft_alpha
 from champ_jax.convert.state import SUFFIXES, State, open_state, own_config
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError, did_you_mean
+from champ_jax.models.animator import AnimatorConfig
+from champ_jax.models.clip import CLIPConfig
+from champ_jax.models.face_id import FaceIDConfig
+from champ_jax.models.guidance import GuidanceConfig
 from champ_jax.models.lora import with_lora
+from champ_jax.models.temporal import TemporalConfig
+from champ_jax.models.unet import UNetConfig
+from champ_jax.models.vae import VAEConfig
 from champ_jax.nn.quantised import refuse_quantised
 from champ_jax.trees import flatten
 
 FORMATS = ("safetensors", "pt")
+GEOMETRY = {"unet": UNetConfig, "guidance": GuidanceConfig, "vae": VAEConfig, "clip": CLIPConfig, "face_id": FaceIDConfig}
+"""What the configuration of a network is of; names as in `AnimatorConfig`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +140,13 @@ def export_checkpoint(
     path, out = local_path(checkpoint), Path(out).absolute()
     params, config = open_model(path)
     refuse_quantised(params, path)
-    params = with_lora(params, str(path))
+    params, config = with_lora(params, str(path)), _complete(config)
     states = _states_to_write(path, kind, table, params, config)
     described = table.format.describe(config) if table.format and table.format.describe else {}
-    unsaid = {stem: _unsaid(state, table, stem, config, described) for stem, state in states.items()}
+    try:
+        unsaid = {stem: _unsaid(state, table, stem, config, described) for stem, state in states.items()}
+    except UserError as error:
+        raise UserError(f"{path} does not fit {kind}, which could not be read back: {error}") from error
     for stem, values in unsaid.items():
         if values and (form == "pt" or described):
             where = "its config.json" if described else "a .pt file"
@@ -158,6 +170,17 @@ def export_checkpoint(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [out / name for name in (*names.values(), *([CONFIG] if described else []))]
+
+
+def _complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a model folder with what it leaves to our networks' defaults, and without the networks that it has not."""
+    found = plain(dataclasses.asdict(AnimatorConfig())) | dict(config)
+    for name, kind in GEOMETRY.items():
+        if isinstance(found.get(name), Mapping):
+            found[name] = plain(dataclasses.asdict(kind())) | dict(found[name])
+    if temporal := found["unet"]["temporal"]:
+        found["unet"]["temporal"] = dataclasses.asdict(TemporalConfig()) | dict(temporal)
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def _states_to_write(path: Path, kind: str, table: Kind, params, config) -> dict[str, Mapping[str, LazyArray]]:

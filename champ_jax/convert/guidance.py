@@ -36,9 +36,9 @@ def geometry(kind: str):
         channels = [shapes["conv_in.weight"][0]]
         while found := shapes.get(f"blocks.{2 * len(channels) - 1}.weight"):
             channels.append(found[0])
-        attention = f"attentions.{2 * (len(channels) - 1) - 1}.transformer_blocks.0.ff.net.0.proj.weight"
-        if attention not in shapes or "conv_out.weight" not in shapes:
-            raise UserError(f"a guidance encoder of CHAMP has conv_out.weight and {attention}, and this file has not both.")
+        attention = f"attentions.{max(2 * (len(channels) - 1) - 1, 1)}.transformer_blocks.0.ff.net.0.proj.weight"
+        if missing := [name for name in ("blocks.1.weight", attention, "conv_out.weight") if name not in shapes]:
+            raise UserError(f"a guidance encoder of CHAMP has {missing[0]}, and this has not.")
         hidden, width = shapes[attention]
         shown = {"channels": channels, "out_channels": shapes["conv_out.weight"][0], "ff_mult": hidden // (2 * width)}
         return {"guidance": {"patch": 1, "attention": True, "heads": 8, "groups": 32, **shown}, "kinds": (kind,)}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from champ_jax.infer.photo import load_photo
 from champ_jax.infer.pipeline import PipelineSettings
-from champ_jax.infer.video import Video
+from champ_jax.infer.rendering import Rendering
 from champ_jax.pose.skeleton import J
 
 ENDLESS = 10**6
@@ -25,23 +25,28 @@ class FakePipe:
         self.settings = PipelineSettings(size=(32, 32), fps=12.0, steps=2, guidance_scale=2.0)
         self.windows, self.dancing, self.most, self.asked = 5, 0, 0, []
 
-    def dance(self, image, song, *, seconds, pose, seed, steps, guidance_scale, on_progress):
+    def render_dance(self, image, song, *, seconds, pose, seed, steps, guidance_scale, on_progress):
         self.asked.append({"seconds": seconds, "seed": seed, "steps": steps, "guidance_scale": guidance_scale})
+        photo = load_photo(image, self.settings.size, pose)
+        frames = np.full((round(seconds * self.settings.fps), 32, 32, 3), 120, np.uint8)
+        known = {"seed": seed, "steps": steps, "guidance_scale": guidance_scale, "pose_source": photo.pose_source}
+        pose = {"keypoints": np.zeros((4, J, 2), np.float32), "confidence": np.zeros((4, J), np.float32), "motion_fps": 12.0}
+        made = self._made(frames, on_progress)
+        return Rendering(made, len(frames), self.settings.size, self.settings.fps, frames, known | pose, time.perf_counter())
+
+    def _made(self, frames, on_progress):
+        """All frames, after all windows."""
         self.dancing += 1
         self.most = max(self.most, self.dancing)
         try:
-            photo = load_photo(image, self.settings.size, pose)
             done = 0
             while done < self.windows:  # which a test may change meanwhile
                 time.sleep(PACE)
                 done += 1
                 on_progress(done, self.windows)
+            yield frames
         finally:
             self.dancing -= 1
-        frames = np.full((round(seconds * self.settings.fps), 32, 32, 3), 120, np.uint8)
-        known = {"seed": seed, "steps": steps, "guidance_scale": guidance_scale, "pose_source": photo.pose_source}
-        pose = {"keypoints": np.zeros((4, J, 2), np.float32), "confidence": np.zeros((4, J), np.float32), "motion_fps": 12.0}
-        return Video(frames, self.settings.fps, frames, known | pose)
 
 
 def save_files(folder):

@@ -1,5 +1,6 @@
 """Models put together from checkpoints of different kinds, and the single networks of a run's configuration."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,12 +11,14 @@ from champ_jax.checkpoint.tensors import write_safetensors
 from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.convert import export_checkpoint, import_checkpoint, recognise
 from champ_jax.convert.components import gather
+from champ_jax.convert.formats import plain
 from champ_jax.convert.mapping import abstract, to_torch
 from champ_jax.convert.stable_animator import ADAPTER_LAYOUT, FACE_LAYOUT
 from champ_jax.convert.state import open_state
 from champ_jax.convert.torch_write import write_torch
 from champ_jax.errors import UserError
 from champ_jax.infer.pipeline import build_pipeline, load_pipeline
+from champ_jax.models.animator import AnimatorConfig
 from champ_jax.models.face_id import FaceID
 from champ_jax.trees import flatten
 from tests.infer.tiny import save_tiny, tiny_config, tiny_params
@@ -104,6 +107,38 @@ def test_what_other_programs_would_compute_otherwise_is_not_written(exported, tm
     export_checkpoint(tmp_path / "epsilon", "champ", tmp_path / "champ")
     found = import_checkpoint(tmp_path / "champ").config["schedule"]
     assert {name: found[name] for name in schedule} == schedule
+
+
+def test_a_folder_may_leave_the_defaults_out(exported, tmp_path):
+    """As a run of training writes it: what its configuration does not say is what our networks have by default."""
+    params, config = load_weights(exported / "ours")
+    save_weights(tmp_path / "ours", params, _differing(config, dataclasses.asdict(AnimatorConfig())))
+    assert "blocks" not in load_weights(tmp_path / "ours")[1]["unet"]["temporal"]
+    for kind in (*KINDS, "champ-single"):
+        files = [export_checkpoint(folder / "ours", kind, tmp_path / f"{kind}_{i}") for i, folder in enumerate((exported, tmp_path))]
+        for one, other in zip(*files):
+            assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_model_of_another_build_is_not_exported(exported, tmp_path):
+    with pytest.raises(UserError, match="has no clip, which a CLIP vision tower"):
+        export_checkpoint(exported / "ours", "clip-vision", tmp_path / "out")
+    save_tiny(tmp_path / "folded", tiny_config(guidance={"channels": (8,), "patch": 4, "attention": False}))
+    with pytest.raises(
+        UserError, match="folded does not fit champ, which could not be read back: a guidance encoder .* has blocks.1.weight"
+    ):
+        export_checkpoint(tmp_path / "folded", "champ", tmp_path / "out")
+
+
+def _differing(config, defaults):
+    """What nested `config` says otherwise than the defaults."""
+    found = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            found[name] = _differing(value, defaults[name])
+        elif name not in defaults or plain(value) != plain(defaults[name]):
+            found[name] = value
+    return found
 
 
 @pytest.mark.parametrize(

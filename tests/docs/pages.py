@@ -4,7 +4,6 @@ import re
 import shlex
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from tests.contract.source import REPOSITORY
 

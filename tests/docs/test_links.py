@@ -80,7 +80,11 @@ def test_tests_that_are_named(page):
 
 def test_the_site_has_every_page():
     def files(node):
-        return [node] if isinstance(node, str) else [file for item in (node if isinstance(node, list) else node.values()) for file in files(item)]
+        return (
+            [node]
+            if isinstance(node, str)
+            else [file for item in (node if isinstance(node, list) else node.values()) for file in files(item)]
+        )
 
     listed = files(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"])
     assert sorted(listed) == sorted(page.removeprefix("docs/") for page in pages() if page.startswith("docs/"))
