@@ -75,7 +75,7 @@ class Clip:
         return np.clip(np.concatenate([low - margin, high + margin]), 0.0, [width, height, width, height])
 
     def image(self, field: str, number: int) -> np.ndarray:
-        """uint8 [H,W,3] ([H,W] for depth): stored frame `number` of "frames", "depth", "normal" or "semantic_map".
+        """uint8 [H,W,3], or [H,W] of a single channel: stored frame `number` of one of schema.IMAGES.
 
         Raises UserError if the clip has no such map or the image is damaged. Do not write into the result.
         """

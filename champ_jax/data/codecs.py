@@ -16,12 +16,8 @@ from champ_jax.errors import UserError
 
 # For lossless WebP these are efforts: the highest would save 1 % and take 30 times as long.
 _LOSSLESS = {"format": "WEBP", "lossless": True, "quality": 50, "method": 3}
-_OPTIONS = {
-    "frames": {"format": "JPEG", "quality": 90, "subsampling": 0, "optimize": True},
-    "depth": {"format": "PNG", "optimize": True},  # WebP knows no single channel
-    "normal": _LOSSLESS,
-    "semantic_map": _LOSSLESS,
-}
+_GREY = {"format": "PNG", "optimize": True}  # WebP knows no single channel
+_PHOTO = {"format": "JPEG", "quality": 90, "subsampling": 0, "optimize": True}
 
 # A unit normal (x, y, z) is drawn as 127.5 * (1 + xyz), whose sum is never below 161; what the lossy coding of a
 # prepared map leaves around the person is far darker.
@@ -34,16 +30,16 @@ def brightness(image: np.ndarray) -> np.ndarray:
 
 
 def encode_image(field: str, image: np.ndarray) -> bytes:
-    """The stored form of an image of record field `field` ("frames", "depth", "normal" or "semantic_map").
+    """The stored form of an image of record field `field`, one of schema.IMAGES.
 
-    image: uint8 [H,W,3], or [H,W] / [H,W,1] for depth.
+    image: uint8 [H,W,3], or [H,W] / [H,W,1] of a single channel.
     """
     image = np.ascontiguousarray(image)
     if image.dtype != np.uint8:
         raise UserError(f"{field}: images are uint8, got {image.dtype}. Scale to 0..255 before encoding.")
     if IMAGES[field] == 1:
-        image = image.reshape(image.shape[:2])
-    return _save(image, _OPTIONS[field])
+        return _save(image.reshape(image.shape[:2]), _GREY)
+    return _save(image, _PHOTO if field == "frames" else _LOSSLESS)
 
 
 def _save(image: np.ndarray, options: dict) -> bytes:

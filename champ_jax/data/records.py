@@ -89,7 +89,7 @@ def _load_info(directory: Path):
             f"{path}: records of {found.get('name')} version {version}, expected {schema.SCHEMA_NAME} version "
             f"{schema.SCHEMA_VERSION}. Write them again with this version of champ_jax."
         )
-    missing = sorted(set(schema.FIELDS) - fields)
+    missing = sorted(set(schema.FIELDS) - set(schema.MAPS) - fields)
     if missing:
         raise UserError(f"{path}: the records lack the fields {missing}. Write them again with this version.")
     return builder
@@ -316,6 +316,8 @@ class Records:
             position -= len(source)
         try:
             parsed = self._parser.parse_example(source[position])
+            # A kind of map may be younger than the record: then there is none of it, which the index says too.
+            parsed |= {kind: [] for kind in schema.MAPS if _is_absent(parsed.get(kind))}
             absent = [name for name in schema.FIELDS if _is_absent(parsed.get(name))]
             fields = {} if absent else {name: _decode(name, value) for name, value in parsed.items()}
         except Exception as error:  # the readers raise whatever fits them: RuntimeError, ValueError, zlib.error, ...

@@ -222,7 +222,7 @@ def _guidance(clip: Clip, kind: str, targets: np.ndarray, pose: Sample, view: tr
     if kind == "semantic_map":
         pairs = clip["semantic_mirror"]
         return np.stack([view.semantic_map(clip.image(kind, number), pairs) for number in targets])
-    change = {"depth": view.depth, "normal": view.normal}[kind]
+    change = view.normal if kind == "normal" else view.map
     return np.stack([change(clip.image(kind, number)) for number in targets])
 
 

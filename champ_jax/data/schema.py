@@ -50,8 +50,9 @@ _ARRAYS = {
     "flow_scale": ((None,), np.float32),
     "semantic_mirror": ((None, 2, 3), np.uint8),
 }
-# Channels of each kind of stored image; `frames` are the photos, the rest the guidance maps.
-IMAGES = {"frames": 3, "depth": 1, "normal": 3, "semantic_map": 3}
+# Channels of each guidance map that is stored (the skeleton, dwpose, is drawn from keypoints), and of the photos.
+MAPS = {"depth": 1, "normal": 3, "semantic_map": 3}
+IMAGES = {"frames": 3, **MAPS}
 FIELDS = (*_TEXT, *_INTEGERS, *_FLOATS, *_ARRAYS, *IMAGES, "flow", "audio_ogg")
 REQUIRED = ("clip_id", "fps_num", "fps_den", "width", "height", "kps", "kps_conf")
 

@@ -84,9 +84,10 @@ class View:
         """uint8 [H,W,3] of a frame; beyond its edge the edge's colours go on."""
         return self._warp(image, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
 
-    def depth(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H,W,3] of a depth map [h,w]."""
-        return np.repeat(self._warp(image, cv2.INTER_LINEAR)[..., None], 3, -1)
+    def map(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H,W,3] of a map [h,w] or [h,w,3] whose values a mirror moves and does not change, such as depth."""
+        moved = self._warp(image, cv2.INTER_LINEAR)
+        return np.repeat(moved[..., None], 3, -1) if moved.ndim == 2 else moved
 
     def normal(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] of a normal map; a mirrored surface faces the other way in x, which is red."""

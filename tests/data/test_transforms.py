@@ -30,7 +30,7 @@ def test_all_maps_and_keypoints_stay_aligned(size, seed):
     point, _ = view.points(np.full((134, 2), (75.0, 60.0)), np.ones(134))
     maps = {
         "photo": view.photo(colour),
-        "depth": view.depth(mask * np.uint8(150)),
+        "depth": view.map(mask * np.uint8(150)),
         "normal": view.normal(mask[..., None] * np.array([0, 127, 255], np.uint8)),
         "semantic_map": view.semantic_map(colour, PAIRS),
         "mask": view.mask(mask),

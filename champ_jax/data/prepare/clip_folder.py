@@ -10,18 +10,10 @@ from pathlib import Path
 
 from champ_jax.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, in_order
 from champ_jax.data.prepare.source import Source, inside, license_of, source_name
+from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
 
-MAPS = {
-    "depth": "depth",
-    "normal": "normal",
-    "normals": "normal",
-    "semantic_map": "semantic_map",
-    "dwpose": "dwpose",
-    "poses": "dwpose",
-    "mask": "mask",
-    "masks": "mask",
-}
+MAPS = {kind: kind for kind in (*GUIDANCE_KINDS, "mask")} | {"normals": "normal", "poses": "dwpose", "masks": "mask"}
 """{name of a folder: what its images are}"""
 OTHERS = ("faces", "face_images", "densepose", "music_features", "keypoints", "openpose")
 """Folders of a clip that hold no maps."""

@@ -26,12 +26,12 @@ from champ_jax.data.prepare.shots import Shots
 from champ_jax.data.prepare.soundtrack import Music, hear
 from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import open_records
+from champ_jax.data.schema import MAPS
 from champ_jax.errors import UserError
 from champ_jax.pose.skeleton import THRESHOLD
 
 PRESENT, ENOUGH = 0.6, 0.3
 """Share of a shot's frames in which the person must be found, and of the body's joints that must be seen for that."""
-MAPS = ("depth", "normal", "semantic_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,4 +350,4 @@ def _given_map(piece: Piece, settings: Settings, kind: str, number: int, size: t
     if kind == "semantic_map" and "mask" in source.maps:
         mask = cv2.resize(media.read_image(source.maps["mask"][place]), size[::-1], interpolation=cv2.INTER_NEAREST)
         image = np.where(mask.max(-1, keepdims=True) > 0, image, 0)
-    return image.max(-1) if kind == "depth" else image
+    return image.max(-1) if MAPS[kind] == 1 else image

@@ -10,6 +10,7 @@ from PIL import Image
 from champ_jax.data.clip import Clip
 from champ_jax.data.prepare.offset import motion_accents
 from champ_jax.data.records import Records, open_records
+from champ_jax.data.schema import MAPS
 from champ_jax.files import write_text
 from champ_jax.pose.draw import draw
 
@@ -48,7 +49,7 @@ def write_sheet(out: Path, splits: list[str], dropped: dict[str, str], summary: 
 
 def _row(split: str, clip: Clip, name: str) -> str:
     seconds = clip.n_frames * clip.frame_seconds
-    maps = [kind for kind in ("depth", "normal", "semantic_map") if len(clip[kind])]
+    maps = [kind for kind in MAPS if len(clip[kind])]
     facts = [
         f"{clip.n_frames} frames, {seconds:.1f} s, {clip.size[1]}x{clip.size[0]}",
         f"face in {int(np.sum(clip['face_valid']))} frames" + (f" ({clip['face_model']})" if clip["face_model"] else ""),
