@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from champ_jax.errors import UserError
-from champ_jax.models.temporal_kinds import Conv3D, Hybrid, RotaryTransformer
+from champ_jax.models.temporal_kinds import OWN
 from champ_jax.models.temporal_modelscope import TemporalConv, TemporalTransformer
 from champ_jax.models.unet_config import TemporalConfig
 from champ_jax.nn.attention import Attention
@@ -31,8 +31,8 @@ def temporal_layers(width: int, attention: bool, config: TemporalConfig, rngs: n
             heads = config.heads_at(width)
             layers["temporal"] = TemporalTransformer(width, heads, width // heads, config.groups, config.ff_mult, rngs, policy)
         return layers
-    kind = {"animatediff": TemporalModule, "conv3d": Conv3D, "transformer": RotaryTransformer, "hybrid": Hybrid}[config.kind]
-    return {"temporal": kind(width, config, rngs, policy)}
+    module = TemporalModule if config.kind == "animatediff" else OWN[config.kind]
+    return {"temporal": module(width, config, rngs, policy)}
 
 
 def first_transformer(width: int, config: TemporalConfig, rngs: nnx.Rngs, policy: Policy) -> TemporalTransformer:

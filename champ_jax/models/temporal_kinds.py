@@ -96,3 +96,7 @@ class Hybrid(nnx.Module):
         """x [B*F,h,w,C] with B = `batch` -> the same shape."""
         share = jax.nn.sigmoid(self.mix[...].astype(jnp.float32)).astype(x.dtype)
         return x + share * (self.near(x, batch) - x) + (1 - share) * (self.far(x, batch, seen) - x)
+
+
+OWN = {"conv3d": Conv3D, "transformer": RotaryTransformer, "hybrid": Hybrid}
+"""By the name that configurations have for them, which unet_config.py lists."""
