@@ -99,8 +99,9 @@ class Opened:
         self.name = container_of(self._file.read(512))
         self._file.seek(0)
         options = {"protocol_whitelist": "", "probesize": "20000000", "analyzeduration": "20000000"}
-        # Titles in other alphabets than they should be are no reason to refuse a film.
-        self.container = av.open(self._file, format=self.name, options=options, metadata_errors="replace")
+        # Titles in other alphabets than they should be are no reason to refuse a film; from 19 on PyAV takes them as they are.
+        titles = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+        self.container = av.open(self._file, format=self.name, options=options, **titles)
         self.video, self.sound = self._find_video(), next(iter(self.container.streams.audio), None)
         if self.video is None and self.sound is None:
             raise Refused("it holds neither video nor sound")

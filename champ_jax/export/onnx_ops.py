@@ -238,11 +238,14 @@ def _gather(builder: Builder, equation, x: Value, index: Value) -> Value:
 
 def _scan(builder: Builder, equation, *inputs: Value) -> list[Value]:
     """A loop of fixed length, written out: attention over chunks of many queries."""
-    params = equation.params
-    fixed, carried = params["num_consts"], params["num_carry"]
+    params, closed = equation.params, equation.params["jaxpr"]
     if params["reverse"]:
         raise UserError("this model loops backwards, which ONNX export does not know")
-    closed, carry, rows = params["jaxpr"], list(inputs[fixed : fixed + carried]), []
+    # What the body sees a part of has an axis more outside. JAX's own counts of them are not named alike in 0.10 and 0.12.
+    sliced = sum(outer.aval.ndim > inner.aval.ndim for outer, inner in zip(equation.invars, closed.jaxpr.invars))
+    carried = sum(outer.aval.ndim == inner.aval.ndim for outer, inner in zip(equation.outvars, closed.jaxpr.outvars))
+    fixed = len(inputs) - carried - sliced
+    carry, rows = list(inputs[fixed : fixed + carried]), []
     for step in range(params["length"]):
         parts = []
         for x in map(builder.whole, inputs[fixed + carried :]):
