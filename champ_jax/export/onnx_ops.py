@@ -282,6 +282,14 @@ def _broadcast(builder: Builder, equation, x: Value) -> Value:
     return Value(shape, found.dtype, tuple(held) if found.held != found.shape else found.held, found.name, found.array, found.label)
 
 
+def _tile(builder: Builder, equation, x: Value) -> Value:
+    """Each axis as often as `reps` says: a new axis before it that is repeated, and both made one."""
+    reps = equation.params["reps"]
+    apart = builder.reshape(x, [length for size in x.shape for length in (1, size)])
+    shape = tuple(length for size, times in zip(x.shape, reps) for length in (times, size))
+    return builder.reshape(Value(shape, apart.dtype, apart.held, apart.name, apart.array, apart.label), _out(equation)[0])
+
+
 SHAPES = {
     "reshape": _reshape, "squeeze": _reshape, "expand_dims": _reshape, "transpose": _transpose, "broadcast_in_dim": _broadcast,
     "convert_element_type": _cast, "copy": _same, "copy_p": _same, "stop_gradient": _same, "scan": _scan,
@@ -294,6 +302,7 @@ OPS = {
         "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "sqrt": "Sqrt", "abs": "Abs", "neg": "Neg", "sign": "Sign",
         "floor": "Floor", "ceil": "Ceil", "round": "Round", "logistic": "Sigmoid", "erf": "Erf",
     }.items()},
+    "tile": _tile,
     **{name: _reduce(op) for name, op in {
         "reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_or": "ReduceMax",
         "reduce_and": "ReduceMin",

@@ -85,5 +85,9 @@ def test_an_interrupt_inside_the_garbage_collector_is_not_lost(monkeypatch, caps
         return 0
 
     monkeypatch.setattr(cli, "parse", lambda arguments: types.SimpleNamespace(run=run))
-    assert cli.main([]) == cli.INTERRUPTED
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is deaf to it
+    try:
+        assert cli.main([]) == cli.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, heard)
     assert "interrupted" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from champ_jax.checkpoint import store
 from champ_jax.cli.main import main
 from champ_jax.errors import UserError, WorkdirError
 from champ_jax.train import loop, skips
+from champ_jax.train.lock import Lock
 from champ_jax.train.status import read_status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,7 +110,7 @@ LOCKS = "import sys; from pathlib import Path; from champ_jax.train.loop import 
 
 def test_a_folder_in_use(small, tmp_path):
     """Row 33, in a whole run."""
-    with loop.Lock(tmp_path):
+    with Lock(tmp_path):
         other = subprocess.run([sys.executable, "-c", LOCKS, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY)
     assert "is in use by process" in other.stderr
 

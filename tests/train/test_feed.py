@@ -16,7 +16,6 @@ from champ_jax.train.assemble import assemble, with_pipeline_settings
 from champ_jax.train.compiled import loss_of
 from champ_jax.train.evaluation import Evaluation
 from champ_jax.train.feed import REMEMBERED, Feed
-from champ_jax.train.stages import STAGES
 from tests.data.conftest import example
 
 
@@ -119,9 +118,9 @@ def test_validation_skips_too_and_ships_no_numbers(small, damaged, monkeypatch):
     config = small("B", data__directory=damaged, data__batch_size=4, data__frames=1)
     assembled = assemble(config, open_records(damaged, "train"))
     with pytest.raises(UserError, match="split test: 1 of 4 records cannot be used"):
-        Evaluation(config, assembled, STAGES["B"], make_mesh(config.mesh))
+        Evaluation(config, assembled, make_mesh(config.mesh))
     monkeypatch.setattr(records_module, "MAX_BAD", 0.25)
-    (batch,) = Evaluation(config, assembled, STAGES["B"], make_mesh(config.mesh)).batches
+    (batch,) = Evaluation(config, assembled, make_mesh(config.mesh)).batches
     assert list(batch["identity"]) == [0, 1, 3, 3] and "record" not in batch
     loader = make_loader(open_records(damaged, "test"), stage="B", batch_size=4, frames=1, size=32, kinds=(), train=False)
     assert list(next(loader)["record"]) == [0, 1, 3, 3]
