@@ -239,7 +239,9 @@ def _overlay(base: dict, over: dict, source: str, where: str = "config.model") -
             continue
         plain = list(value) if isinstance(value, tuple) else value
         if known is not None and plain != known and name not in CHANGEABLE:
-            raise UserError(f"{place} is {value!r}, but the weights in {source} were trained with {known!r}: leave it out")
+            raise UserError(
+                f"{place} is {value!r}, but the weights in {source} say {known!r}: go on as they are with --{place}={known}, or leave it out"
+            )
         merged[name] = value
     return merged
 
