@@ -240,7 +240,8 @@ def _overlay(base: dict, over: dict, source: str, where: str = "config.model") -
         plain = list(value) if isinstance(value, tuple) else value
         if known is not None and plain != known and name not in CHANGEABLE:
             raise UserError(
-                f"{place} is {value!r}, but the weights in {source} say {known!r}: go on as they are with --{place}={known}, or leave it out"
+                f"{place} is {value!r}, but the weights in {source} were trained with {known!r}: "
+                f"go on so with --{place}={known}, or leave it out"
             )
         merged[name] = value
     return merged
