@@ -58,7 +58,7 @@ def save_files(folder):
     return str(folder / "photo.png"), str(folder / "song.wav")
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=60.0):
     """Waits until condition() holds; fails when it does not for too long."""
     end = time.monotonic() + seconds
     while not condition():

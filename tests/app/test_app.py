@@ -24,13 +24,21 @@ API = "/gradio_api"
 
 
 @pytest.fixture(scope="module")
-def pipe():
+def fake():
     return FakePipe()
 
 
+@pytest.fixture
+def pipe(fake):
+    """The pipeline of the server; whatever a test leaves dancing ends with it."""
+    yield fake
+    fake.windows = 3
+    wait_until(lambda: not fake.dancing)
+
+
 @pytest.fixture(scope="module")
-def url(pipe):
-    with serving(pipe, "fake", Limits(queue=1, upload_mb=0.2)) as address:
+def url(fake):
+    with serving(fake, "fake", Limits(queue=1, upload_mb=0.2)) as address:
         yield address
 
 
