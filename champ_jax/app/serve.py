@@ -72,6 +72,7 @@ def serving(pipe: Any, name: str, limits: Limits, host: str = "127.0.0.1", port:
         jobs = Jobs(pipe, root / "made", limits)
         port = check_port(host, port)
         # Gradio looks at both when it is imported or builds a page. What it serves lies in its own folder, and nowhere else.
+        before = os.environ.get("GRADIO_TEMP_DIR")
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(root / "uploads"))
         from starlette.middleware import Middleware
 
@@ -88,3 +89,6 @@ def serving(pipe: Any, name: str, limits: Limits, host: str = "127.0.0.1", port:
         finally:
             jobs.stop()
             page.close(verbose=False)
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if before:  # a server that goes on after this one has a folder of its own
+                os.environ["GRADIO_TEMP_DIR"] = before
