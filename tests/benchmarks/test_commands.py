@@ -59,8 +59,10 @@ def test_commands_of_the_docs(page, command):
         assert all((REPOSITORY / word).exists() for word in words[1:] if word.startswith("tests/"))
         return
     if words[0] == "champ-jax":
-        (subparsers,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
-        parser, options = subparsers.choices[words[1]], words[2:]
+        parser, options = build_parser(), words[1:]
+        if not options[0].startswith("--"):
+            (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+            parser, options = subparsers.choices[options[0]], options[1:]
     else:
         parser, options = parser_of(words[2].removeprefix("benchmarks.")), words[3:]
     known = {option for action in parser._actions for option in action.option_strings}
