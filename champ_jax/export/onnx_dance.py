@@ -81,12 +81,11 @@ def dance_keypoints(graphs: Graphs, photo: Photo, audio: np.ndarray, rate: int, 
     face = np.zeros(width, np.float32) if photo.face is None else photo.face
 
     def run(part: np.ndarray, start: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        whole = part[np.minimum(np.arange(window), len(part) - 1)]  # a song shorter than a window: its last frame stays
         found = graphs.run(
-            "m2p", music=whole, start_keypoints=start, start_confidence=sure, photo_keypoints=photo.keypoints,
+            "m2p", music=part, start_keypoints=start, start_confidence=sure, photo_keypoints=photo.keypoints,
             photo_confidence=photo.confidence, photo_face=face,
         )  # fmt: skip
-        return found["keypoints"][: len(part)], found["confidence"][: len(part)]
+        return found["keypoints"], found["confidence"]
 
     return fitted_dance(run, music, photo.keypoints, photo.confidence, tuple(about["size"]), fps, window)
 

@@ -38,26 +38,28 @@ def poses_shown(seconds: float, fps: float, motion_fps: float, poses: int) -> np
 
 
 def chain_windows(run, music, reference_keypoints, reference_confidence, window, hop) -> tuple[np.ndarray, ...]:
-    """Runs `run(music [w,Dm], pose [J,2], confidence [J]) -> (keypoints [w,J,2], confidence [w,J], ...)` along the music.
+    """Runs `run(music [window,Dm], pose [J,2], confidence [J]) -> (keypoints [window,J,2], confidence [window,J], ...)` along the music.
 
     Returns each of them for all F frames: weighted means over the windows, which follow each other `hop` frames apart; each starts in
-    the pose that the dance so far has at its first frame.
+    the pose that the dance so far has at its first frame. Of music shorter than a window the last frame stays: M2P has seen whole
+    windows only, and is compiled for one.
     A window's weight is a half sine wave squared: unlike triangles it has no corners, which would show as jerks.
     """
-    frames = windows(len(music), window, window - hop)
+    count = max(len(music), window)
+    frames = windows(count, window, window - hop)
     totals: list[np.ndarray] = []
-    weight = np.zeros(len(music))
+    weight = np.zeros(count)
     start = reference_keypoints, reference_confidence
-    share = np.sin(np.pi * (np.arange(len(frames[0])) + 0.5) / len(frames[0])) ** 2
+    share = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
     for index in frames:
         if index[0] > 0:
             start = tuple(total[index[0]] / weight[index[0]] for total in totals[:2])
-        found = run(music[index], *start)
-        totals = totals or [np.zeros((len(music), *array.shape[1:])) for array in found]
+        found = run(music[np.minimum(index, len(music) - 1)], *start)
+        totals = totals or [np.zeros((count, *array.shape[1:])) for array in found]
         for total, array in zip(totals, found, strict=True):
             total[index] += _along(share, array) * array
         weight[index] += share
-    return tuple((total / _along(weight, total)).astype(np.float32) for total in totals)
+    return tuple((total / _along(weight, total))[: len(music)].astype(np.float32) for total in totals)
 
 
 def _along(values: np.ndarray, array: np.ndarray) -> np.ndarray:

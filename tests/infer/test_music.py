@@ -98,6 +98,19 @@ def test_a_song_shorter_than_a_window(dancing):
     assert run(music[:1])[0].shape == (1, sk.J, 2)
 
 
+def test_of_a_short_song_the_last_frame_stays():
+    """M2P, and an exported graph of it, takes whole windows only."""
+    heard = []
+
+    def run(music, pose, confidence):
+        heard.append(music[:, 0])
+        return np.tile(pose, (len(music), 1, 1)), np.ones((len(music), 134))
+
+    keypoints, confidence = chain_windows(run, np.arange(3.0)[:, None], *person(), 8, 4)
+    np.testing.assert_array_equal(heard, [[0, 1, 2, 2, 2, 2, 2, 2]])
+    assert keypoints.shape == (3, sk.J, 2) and confidence.shape == (3, sk.J)
+
+
 def test_a_photo_without_a_body_is_refused():
     keypoints, confidence = person()
     with pytest.raises(UserError, match="no shoulders"):
