@@ -72,23 +72,26 @@ def serving(pipe: Any, name: str, limits: Limits, host: str = "127.0.0.1", port:
         jobs = Jobs(pipe, root / "made", limits)
         port = check_port(host, port)
         # Gradio looks at both when it is imported or builds a page. What it serves lies in its own folder, and nowhere else.
-        before = os.environ.get("GRADIO_TEMP_DIR")
-        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(root / "uploads"))
-        from starlette.middleware import Middleware
-
-        from champ_jax.app.page import CSS, THEME, build_page
-
-        page = build_page(jobs, name)
+        before, uploads = os.environ.get("GRADIO_TEMP_DIR"), str(root / "uploads")
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads)
+        page = None
         try:
+            from starlette.middleware import Middleware
+
+            from champ_jax.app.page import CSS, THEME, build_page
+
+            page = build_page(jobs, name)
             page.launch(
                 server_name=host, server_port=port, share=False, prevent_thread_lock=True, quiet=True, show_error=False, ssr_mode=False,
                 mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], theme=THEME, css=CSS, allowed_paths=[],
                 max_file_size=round(limits.upload_mb * 2**20), app_kwargs={"middleware": [Middleware(OwnThingsOnly)]},
+                _frontend=False,  # else Gradio asks for the page once and gives up after 3 s, which a busy machine can take
             )  # fmt: skip
             yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
             jobs.stop()
-            page.close(verbose=False)
-            os.environ.pop("GRADIO_TEMP_DIR")
-            if before:  # a server that goes on after this one has a folder of its own
-                os.environ["GRADIO_TEMP_DIR"] = before
+            if page is not None:
+                page.close(verbose=False)
+            if os.environ.get("GRADIO_TEMP_DIR") == uploads:  # another server, begun since, goes on with a folder of its own
+                os.environ.pop("GRADIO_TEMP_DIR")
+                os.environ.update({"GRADIO_TEMP_DIR": before} if before else {})

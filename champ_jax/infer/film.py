@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -120,8 +119,8 @@ class Film:
                 self._container.close()
                 if self.frames and (whole or self._keep):
                     os.replace(self._partial, self.path if whole else partial_path(self.path))
-                if whole and self._keep:
-                    partial_path(self.path).unlink(missing_ok=True)
+                    if whole and self._keep:
+                        partial_path(self.path).unlink(missing_ok=True)
         except UserError:
             if whole:
                 raise  # else what stopped the video matters more than that the rest of it could not be kept
@@ -156,9 +155,9 @@ class _Song:
 
     def until(self, samples: int) -> Iterator[av.AudioFrame]:
         """Whole blocks up to `samples`, counted from the beginning; the rest waits for the next time."""
-        self._end = samples
         while self._given + BLOCK <= samples:
             yield self._take(BLOCK)
+        self._end = samples  # when it is sure that the song can be read so far: `rest` comes after an error too
 
     def rest(self) -> Iterator[av.AudioFrame]:
         """What is left before the last `until`."""
@@ -202,16 +201,13 @@ def stereo_blocks(path: str | os.PathLike, block: int) -> Iterator[np.ndarray]:
 
     Raises UserError for a file without sound.
     """
-    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=AUDIO_RATE)
     rest = np.zeros((2, 0), np.float32)
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise UserError(f"{path}: there is no sound in this file")
-            decoded = itertools.chain(container.decode(container.streams.audio[0]), [None])
-            for frame in decoded:
-                for piece in resampler.resample(frame):
-                    rest = np.concatenate([rest, piece.to_ndarray()], axis=1)
+            for piece in _resampled(container.decode(container.streams.audio[0])):
+                rest = np.concatenate([rest, piece.to_ndarray()], axis=1)
                 while rest.shape[1] >= block:
                     yield rest[:, :block]
                     rest = rest[:, block:]
@@ -220,3 +216,16 @@ def stereo_blocks(path: str | os.PathLike, block: int) -> Iterator[np.ndarray]:
     yield np.pad(rest, ((0, 0), (0, block - rest.shape[1])))
     while True:
         yield np.zeros((2, block), np.float32)
+
+
+def _resampled(frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+    """Sound of any kind as stereo at 44.1 kHz; the kind may change, as it does where files were joined."""
+    kind = resampler = None
+    for frame in frames:
+        if kind != (kind := (frame.sample_rate, frame.layout.name, frame.format.name)):
+            if resampler is not None:
+                yield from resampler.resample(None)
+            resampler = av.AudioResampler(format="fltp", layout="stereo", rate=AUDIO_RATE)
+        yield from resampler.resample(frame)
+    if resampler is not None:
+        yield from resampler.resample(None)

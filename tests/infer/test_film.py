@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from champ_jax.errors import UserError
+from champ_jax.infer import film
 from champ_jax.infer.film import AUDIO_RATE, Film, stereo_blocks
 from champ_jax.infer.video import read_video
 
@@ -54,6 +56,34 @@ def test_sound_that_arrives_is_in_the_film_and_a_killed_writer_leaves_what_plays
     assert np.abs(frames.mean((1, 2, 3)) - 10 * np.arange(18)).max() < 3
     sound = stereo_blocks(out, AUDIO_RATE // 2)
     assert [np.abs(next(sound)).max() > 0.1 for _ in range(4)] == [True, True, True, False]
+    kept = tmp_path / "empty.partial.mp4"
+    kept.write_bytes(b"of an earlier film")
     with Film(tmp_path / "empty.mp4", (32, 32), 12, rate=RATE, keep=True):
         pass
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [kept, out]
+
+
+@pytest.mark.parametrize("error", [UserError("song.wav: cannot read the song"), KeyboardInterrupt()], ids=["damaged", "Ctrl-C"])
+def test_a_song_that_ends_in_an_error_leaves_the_film_so_far(tmp_path, monkeypatch, error):
+    def blocks(path, block):
+        yield from np.zeros((5, 2, block), np.float32)
+        raise error
+
+    monkeypatch.setattr(film, "stereo_blocks", blocks)
+    with pytest.raises(type(error)) as raised, Film(tmp_path / "a.mp4", (31, 33), 12, "song.wav", keep=True) as made:
+        made.add(_frames(1))
+        made.add(_frames(4))
+    assert raised.value is error
+    frames = len(read_video(tmp_path / "a.partial.mp4")[0])
+    assert frames == 5
+
+
+def test_a_song_joined_of_two_kinds_is_read_to_its_end(tmp_path):
+    parts = [tmp_path / "mono.mp3", tmp_path / "stereo.mp3"]
+    for path, channels, rate in zip(parts, (1, 2), (RATE, AUDIO_RATE)):
+        soundfile.write(path, 0.3 * np.random.default_rng(0).standard_normal((rate, channels)), rate)
+    song = tmp_path / "joined.mp3"
+    song.write_bytes(b"".join(path.read_bytes() for path in parts))
+    sound = stereo_blocks(song, AUDIO_RATE // 4)
+    loud = [np.abs(next(sound)).max() > 0.1 for _ in range(10)]
+    assert all(loud[:8]) and not loud[9]  # files of this kind end a little late
