@@ -82,14 +82,16 @@ def _load_module(path: Path):
     return module
 
 
-def hardware_names() -> list[str]:
-    """Names of the table in configs/hw/hardware.py."""
-    return sorted(_load_module(HARDWARE).HARDWARE)
+def hardware_table() -> dict[str, Any]:
+    """The table in configs/hw/hardware.py by name. Raises UserError where there is no repository around this package."""
+    if not HARDWARE.is_file():
+        raise UserError(f"{HARDWARE} is missing: --hw needs the repository, or an editable installation of it")
+    return _load_module(HARDWARE).HARDWARE
 
 
 def load_hardware(name: str) -> ConfigDict:
     """A row of that table: topology, and overrides by stage. Raises UserError where there is none."""
-    table = _load_module(HARDWARE).HARDWARE
+    table = hardware_table()
     if name not in table:
         known = sorted(table)
         raise UserError(f"no hardware {name!r}{did_you_mean(name, known)}. Known: {', '.join(known)}. {HARDWARE} is the place for more.")
@@ -97,11 +99,17 @@ def load_hardware(name: str) -> ConfigDict:
 
 
 def with_hardware(config: str, hardware: str | None, overrides: Iterable[str]) -> list[str]:
-    """Overrides of a configuration: those that suit the hardware, if one is named, then the given ones, which win."""
+    """Overrides of a configuration: those that suit the hardware, if one is named, then the given ones, which win.
+
+    Raises UserError for hardware that has no values for the configuration's stage, as where it does not fit.
+    """
     if hardware is None:
         return list(overrides)
-    suited = load_hardware(hardware).overrides.get(load_config(config).get("stage", ""), ConfigDict())
-    return [*(f"{PREFIX}{name}={value}" for name, value in leaves(suited).items()), *overrides]
+    stage, suited = load_config(config).get("stage", ""), load_hardware(hardware).overrides
+    if stage not in suited:
+        able = [name for name, row in hardware_table().items() if stage in row["overrides"]]
+        raise UserError(f"{hardware} has no values for stage {stage}, which is not known to fit it. Those that have: {', '.join(able)}.")
+    return [*(f"{PREFIX}{name}={value}" for name, value in leaves(suited[stage]).items()), *overrides]
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

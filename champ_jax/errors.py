@@ -1,7 +1,11 @@
-"""The exceptions that a user can act on, and how they name what may have been meant."""
+"""The exceptions that a user can act on, how they name what may have been meant, and what a process ends with."""
 
 import difflib
 from collections.abc import Iterable
+
+FAILED, WRONG_INPUT, RESUMABLE, UNUSABLE, INTERRUPTED, PREEMPTED = 1, 2, 75, 78, 130, 143
+"""Exit codes: a check failed; wrong input; interrupted, but the same command goes on; a run's folder cannot be used; interrupted; saved,
+because the machine goes away."""
 
 
 class UserError(Exception):
@@ -11,14 +15,14 @@ class UserError(Exception):
     without a traceback and exits with `exit_code`.
     """
 
-    exit_code = 2
+    exit_code = WRONG_INPUT
 
 
 class WorkdirError(UserError):
     """The folder of a run cannot be used: read-only, full, held by another run, all checkpoints damaged. Trying again
     cannot help."""
 
-    exit_code = 78
+    exit_code = UNUSABLE
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

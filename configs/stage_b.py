@@ -25,7 +25,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train_clip = False
     config.model = ConfigDict(
         {
-            "kinds": ("depth", "normal", "semantic_map", "dwpose"),
             "unet": {"remat": True},
             # CHAMP trains with this schedule and samples with "linear".
             "schedule": {"kind": "scaled_linear", "prediction": "v"},

@@ -24,7 +24,7 @@ tests=(
     tests/test_config.py tests/contract/test_configs.py tests/contract/test_dependencies.py tests/contract/test_lint.py
     tests/nn/test_layers.py tests/nn/test_quantised.py tests/diffusion/test_windows.py tests/pose/test_draw.py tests/audio
     tests/parity/test_guidance.py tests/data/test_records.py tests/data/test_loader.py tests/data/test_media.py
-    tests/data/test_raster.py tests/data/test_onnx_models.py tests/checkpoint/test_store.py tests/parallel/test_mesh.py
+    tests/data/dancers/test_raster.py tests/data/estimate/test_onnx_models.py tests/checkpoint/test_store.py tests/parallel/test_mesh.py
     tests/parallel/test_flops.py "tests/train/test_loop.py::test_interrupted_and_resumed_equals_unbroken[B-2]"
     tests/train/test_log.py tests/infer/test_video.py tests/convert/test_dlib_face.py
     tests/export/test_stablehlo.py::test_the_platforms_are_named tests/export/test_onnx.py::test_a_program_agrees_with_jax

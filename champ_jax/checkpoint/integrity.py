@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from champ_jax.errors import UserError
+from champ_jax.errors import RESUMABLE, UserError
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -35,7 +35,7 @@ class Corrupt(Exception):
 class Diverged(UserError):
     """Copies of an array differ between devices. The newest checkpoint is from before: restarting mends it."""
 
-    exit_code = 75
+    exit_code = RESUMABLE
 
 
 def fingerprints(arrays: dict[str, jax.Array]) -> dict[str, int]:

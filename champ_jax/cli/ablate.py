@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-RESUMABLE = 75
+from champ_jax.errors import RESUMABLE
+
 VAE = "vae"  # its folder
 FREE = ("model", "sampling", "train_clip", "data.references")  # settings that a base need not have
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from champ_jax.cli import sampling
+from champ_jax.cli.progress import progress
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -20,7 +21,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--guidance", required=True, type=Path, metavar="FOLDER", help="one sub-folder a kind, one image a frame")
     parser.add_argument("--people", type=int, nargs="+", metavar="NUMBER", help="with FOLDER/instances/*.png, whose grey values say whose "
                         "each pixel is (0: nobody's): the person each photo shows (default: 1 2 and on)")  # fmt: skip
-    parser.add_argument("--fps", type=float, help="frames a second of the result (default: the checkpoint's)")
+    parser.add_argument(
+        "--fps", type=float, help="frames a second of the guidance, of which each is one frame of the result (default: the checkpoint's)"
+    )
     sampling.add_video(parser)
     sampling.add_sampling(parser)
     return parser
@@ -36,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
     given = sampling.sampling_arguments(args)
     check_place(args.out)
     pipe = sampling.open_pipeline(args)
-    with sampling.progress("animate") as on_progress:
+    with progress("animate") as on_progress:
         rendering = pipe.render_animation(args.image, args.guidance, people=args.people, fps=args.fps, on_progress=on_progress, **given)
         return sampling.finish(rendering, args)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-WRONG_INPUT, INTERRUPTED = 2, 130
+from champ_jax.errors import INTERRUPTED, WRONG_INPUT
+
 CUT = 1 << 20  # bytes that are left of a file, at most
 PIXELS = 64
 LONGEST = 240  # characters of an answer that are kept

@@ -36,7 +36,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         epilog="example: champ-jax convert export --checkpoint runs/c --to champ --out champ_new --dtype f16",
     )
     exporting.add_argument("--checkpoint", required=True, metavar="DIR", help="folder of weights, or of a run")
-    exporting.add_argument("--to", dest="kind", required=True, metavar="KIND", help="what to write; lora for one that was trained here")
+    exporting.add_argument(
+        "--to",
+        dest="kind",
+        required=True,
+        metavar="KIND",
+        help="what to write, such as champ, animate-anyone, "
+        "motion-adapter, sd-unet, sd-vae, clip-vision (docs/checkpoints.md has all); lora for one that was trained here",
+    )
     exporting.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write to")
     exporting.add_argument(
         "--format", dest="form", choices=("safetensors", "pt"), default="safetensors", help="of the files (default: %(default)s)"

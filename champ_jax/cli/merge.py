@@ -16,7 +16,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("sources", nargs="+", type=Path, metavar="WEIGHTS", help="folders that training wrote")
     parser.add_argument("--out", required=True, type=Path, help="the model's folder")
-    parser.add_argument("--lora", action="append", default=[], metavar="PATH=SCALE", help="a LoRA to add to the result; several add up")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH=SCALE",
+        help="a LoRA, a file or the folder of a run, to add so many times to the result (default: 1); several add up",
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what numbers are stored as (default: %(default)s)")
     return parser
 

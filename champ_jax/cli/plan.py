@@ -19,7 +19,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "plan",
         help="compile a run for hardware that is not here, and say whether it fits",
         description="Compiles the very step that training runs for a TPU topology, on a machine without one (it needs libtpu: "
-        "pip install -e .[tpu]), and prints memory, collectives, FLOPs, step time, scaling and cost. GPUs are estimated, not "
+        "pip install -e '.[tpu]'), and prints memory, collectives, FLOPs, step time, scaling and cost. GPUs are estimated, not "
         "compiled. A full-size step takes minutes the first time; the result is kept in ~/.cache/champ_jax/plan. "
         "Exit code 1 means that it does not fit.",
         epilog="example: champ-jax plan --config configs/stage_c.py --topology v5e:16x16 --config.data.batch_size=256 --price 1.2; "
@@ -73,17 +73,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_all(args: argparse.Namespace) -> int:
-    """Plans every stage on every hardware, one line each; with --write keeps the figures."""
-    from champ_jax.config import hardware_names, load_config, load_hardware, with_hardware
+    """Plans every stage on every hardware, one line each; with --write keeps the figures.
+
+    Raises UserError for options that are of one plan.
+    """
+    from champ_jax.config import hardware_table, load_config, load_hardware, with_hardware
     from champ_jax.files import write_text
     from champ_jax.train.plan import plan
 
+    single = ("config", "topology", "steps", "whole")
+    if given := [f"--{name}" for name in single if getattr(args, name)] + ["--slices"] * (args.slices > 1):
+        raise UserError(f"--all plans the shipped configurations as they are: leave out {', '.join(given)}, or --all")
     table = json.loads(PLANNED.read_text()) if PLANNED.is_file() else {}
-    for name in [args.hw] if args.hw else hardware_names():
+    for name in [args.hw] if args.hw else hardware_table():
         hardware = load_hardware(name)
         for stage in (stage for stage, letter in STAGES.items() if letter in hardware.overrides):
             config = load_config(stage, with_hardware(stage, name, args.overrides))
-            result = plan(config, hardware.topology, args.slices, args.price)
+            result = plan(config, hardware.topology, price=args.price)
             row = summary(result)
             print(f"{name:8} {stage} " + (json.dumps(row) if args.json else one_line(row)), flush=True)
             table.setdefault(name, {})[stage] = row
@@ -155,7 +161,7 @@ def print_plan(result: dict) -> None:
     print(f"  assumed: {result['assumptions']}")
     cost = result["cost"]
     print(f"the run: {cost['hours']:.1f} h, {cost['chip_hours']:.0f} chip-hours" + (f", cost {cost['cost']:.0f}" if cost["price"] else ""))
-    if not result["fits"]:
-        print("it would fit with:" if result.get("advice") else "no single value and no pair was found with which it fits")
+    if "advice" in result:
+        print("it would fit with:" if result["advice"] else "no single value and no pair was found with which it fits")
     for words, share in result.get("advice", []):
         print(f"  {' '.join(words)}  ({share:.0%} of the memory)")

@@ -6,9 +6,9 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from champ_jax.errors import UserError
+from champ_jax.cli.progress import progress
+from champ_jax.errors import FAILED, RESUMABLE, UserError
 
-RESUMABLE, FAILED = 75, 1
 LAYOUTS = ("auto", "videos", "champ", "p00002", "aist", "tiktok", "records")
 
 
@@ -40,7 +40,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--person", type=int, default=0, metavar="K", help="whom to follow: 0 the most prominent (default), 1 the next, ..."
     )
     parser.add_argument(
-        "--faces", default="dlib", help="face model: dlib, none, or a folder with SCRFD and ArcFace as ONNX files (default: dlib)"
+        "--faces",
+        default="dlib",
+        help="face model: dlib, none, or a folder with SCRFD and ArcFace as ONNX files (default: dlib, of the extra 'dancers')",
     )
     parser.add_argument("--maps", action="append", default=[], metavar="KIND=FILE", help="make depth, normal or semantic_map with an "
                         "ONNX model, where the source has none; may be given several times")  # fmt: skip
@@ -48,7 +50,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--music", default="rich192", choices=("rich192", "stack4800", "fact35", "none"), help="features (default: rich192)"
     )
     parser.add_argument("--license", default="", help="of sources beside which no license.txt lies")
-    parser.add_argument("--validation", type=float, default=0.05, help="share of the people kept for validation (default: 0.05)")
+    parser.add_argument(
+        "--validation",
+        type=float,
+        default=0.05,
+        help="odds of each person to be kept for validation, so that a small set may get nobody (default: 0.05)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--shard", type=share, default=(0, 1), metavar="I/N", help="do this part of the work alone, 0/4 to 3/4; when "
                         "all are done, the same command without it writes the records")  # fmt: skip
@@ -82,9 +89,17 @@ def run(args: argparse.Namespace) -> int:
         return check(args)
     if not args.source or not args.out:
         raise UserError("prepare needs a folder and --out DIR, or --check DIR; see champ-jax prepare --help")
-    from champ_jax.data.prepare.layouts import find
+    try:
+        return make(args, settings_of(args))
+    except KeyboardInterrupt:
+        without = " without --no-resume" if args.no_resume else ""
+        print(f"interrupted: the same command{without} goes on from {args.out}", file=sys.stderr)
+        return RESUMABLE
+
+
+def settings_of(args: argparse.Namespace):
+    """What the options ask for. Raises UserError where they cannot be."""
     from champ_jax.data.prepare.piece import Settings
-    from champ_jax.data.prepare.run import cut
     from champ_jax.data.prepare.source import inside
 
     if args.source.is_dir() and inside(args.out, args.source):
@@ -95,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.size < 16 or args.workers < 1 or args.person < 0 or not 0 <= args.validation < 1:
         raise UserError("expected --size 16 or more, --workers 1 or more, --person 0 or more, --validation from 0 to below 1")
-    settings = Settings(
+    return Settings(
         fps=args.fps,
         size=args.size,
         clip_seconds=args.clip_seconds,
@@ -108,6 +123,23 @@ def run(args: argparse.Namespace) -> int:
         license=args.license,
         validation=args.validation,
     )
+
+
+def map_model(text: str) -> tuple[str, str]:
+    """(kind, file) of "KIND=FILE"."""
+    kind, _, path = text.partition("=")
+    if not path:
+        raise UserError(f"--maps {text}: expected KIND=FILE, such as depth=depth_anything_v2_vits.onnx")
+    return kind, path
+
+
+def make(args: argparse.Namespace, settings) -> int:
+    """Does the work and writes records and sheet."""
+    from champ_jax.data.prepare.layouts import find
+    from champ_jax.data.prepare.run import check_folder, cut, finish, is_done, prepare, publish
+    from champ_jax.data.prepare.sheet import statistics, write_sheet
+    from champ_jax.data.records import open_records
+
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     found = find(args.source, args.layout, args.frames_fps)
     say(
@@ -119,35 +151,15 @@ def run(args: argparse.Namespace) -> int:
     pieces, refused = cut(found, settings, say)
     if not pieces:
         raise UserError(f"{args.source}: nothing in it can be used")
-    return make(args, settings, pieces, refused, say)
-
-
-def map_model(text: str) -> tuple[str, str]:
-    """(kind, file) of "KIND=FILE"."""
-    kind, _, path = text.partition("=")
-    if not path:
-        raise UserError(f"--maps {text}: expected KIND=FILE, such as depth=depth_anything_v2_vits.onnx")
-    return kind, path
-
-
-def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], say) -> int:
-    """Does the work and writes records and sheet."""
-    from champ_jax.data.prepare.run import check_folder, finish, is_done, prepare, publish
-    from champ_jax.data.prepare.sheet import statistics, write_sheet
-    from champ_jax.data.records import open_records
-
     check_folder(args.out)
     if not args.no_resume and args.shard[1] == 1 and is_done(pieces, settings, args.out):
         say(f"{args.out} was made of these very files with these settings: nothing to do. --no-resume makes it again")
         return 0
-    with progress_bar("preparing", args.json) as progress:
-        try:
-            prepare(pieces, settings, args.out, args.workers, args.shard, args.no_resume, progress)
-        except KeyboardInterrupt:
-            print(f"interrupted: the same command goes on from {args.out}", file=sys.stderr)
-            return RESUMABLE
+    with progress("preparing") as on_progress:
+        prepare(pieces, settings, args.out, args.workers, args.shard, args.no_resume, lambda done, total, _: on_progress(done, total))
     if args.shard[1] > 1:
-        say(f"share {args.shard[0]} of {args.shard[1]} is done; when all are, the same command without --shard writes the records")
+        without = "--shard and --no-resume" if args.no_resume else "--shard"
+        say(f"share {args.shard[0]} of {args.shard[1]} is done; when all are, the same command without {without} writes the records")
         return 0
     outcome = publish(pieces, settings, args.out)
     dropped = {**refused, **outcome.dropped}
@@ -164,6 +176,11 @@ def make(args: argparse.Namespace, settings, pieces, refused: dict[str, str], sa
         say(f"left out {name}: {reason}")
     for line in summary:
         say(line)
+    if "validation" not in splits:
+        say(
+            "note: nobody was chosen for validation, which training wants: give a larger --validation, or train with "
+            "--config.data.validation_split=train, whose loss says nothing of new people"
+        )
     say(f"{len(dropped)} left out; look at {page}")
     say(f"train on it with --config.data.directory={args.out}")
     return 0
@@ -182,30 +199,6 @@ def offset_line(reports) -> str:
     order = f"{abs(middle) * 1000:.0f} ms {'after' if middle > 0 else 'before'}"
     words = f"music comes {order} the motion (median of {len(sure)} clips, spread {spread * 1000:.0f} ms)"
     return words + ("; if it is the same in all, sound and picture of the videos are not in step" if abs(middle) > 0.08 else "")
-
-
-def progress_bar(words: str, quiet: bool):
-    """Context manager that gives a function (done, total, report): a bar on a terminal, else a line now and then."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def shown():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pieces"), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-            task = bar.add_task(words, total=None)
-
-            def progress(done: int, total: int, report) -> None:
-                bar.update(task, completed=done, total=total)
-                if not quiet and not console.is_terminal and (done % 20 == 0 or done == total):
-                    print(f"{words}: {done} of {total} pieces", flush=True)
-
-            yield progress
-
-    return shown()
 
 
 def check(args: argparse.Namespace) -> int:

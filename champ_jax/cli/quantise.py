@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from champ_jax.cli.sampling import add_checkpoint, progress
+from champ_jax.cli.progress import progress
+from champ_jax.cli.sampling import add_checkpoint
 
 CLIPS, FRAMES = 4, 24  # at most, of those that are looked at
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from champ_jax.errors import RESUMABLE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-RESUMABLE = 75
 FOLDERS = ("weights", "dancers", "songs")  # of the assets
 NEEDED_MB = 1000
 DANCE_SECONDS = 8.0
@@ -158,7 +159,7 @@ def copy_model(weights: Path, model: Path) -> dict[str, Any]:
 
 def dance_held_out(assets: Path, out: Path) -> dict[str, Any]:
     """The committed photo dances to the song that training has not heard: dance.mp4 and its scores."""
-    from champ_jax.cli.sampling import progress
+    from champ_jax.cli.progress import progress
     from champ_jax.data.records import open_records
     from champ_jax.evaluate.held_out import held_out_song, score_dance
     from champ_jax.infer.pipeline import load_pipeline
@@ -176,7 +177,7 @@ def animate_held_out(assets: Path, out: Path) -> dict[str, Any]:
     import numpy as np
     from PIL import Image
 
-    from champ_jax.cli.sampling import progress
+    from champ_jax.cli.progress import progress
     from champ_jax.data.records import open_records
     from champ_jax.evaluate import held_out
     from champ_jax.evaluate.files import write_results

@@ -18,7 +18,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "one before, in folders of the workdir that are named after their stages. Stopped with Ctrl-C it saves, exits with 75 "
         "and goes on when the same command is given again.",
         epilog="example: champ-jax train --config configs/stage_b.py --workdir runs/b --config.optim.steps=2000; or all three: "
-        "champ-jax train --config stage_a --config stage_b --config stage_c --workdir runs/all --config.data.directory=DATA",
+        "champ-jax train --config stage_a --config stage_b --config stage_c --workdir runs/all --config.data.directory=DATA "
+        "--config.init_from=WEIGHTS, a folder with a VAE and a CLIP tower at least.",
     )
     parser.add_argument("--config", required=True, action="append", help="a file in configs/, its name, or name:variant; "
                         "change single values, in all of them, with --config.a.b=value; may be given several times")  # fmt: skip

@@ -18,7 +18,7 @@ MAX_INLINE = 1 << 30
 def check_onnx() -> None:
     """Raises UserError where the package onnx is missing."""
     if importlib.util.find_spec("onnx") is None:
-        raise UserError("ONNX files need the package onnx: run `pip install -e .[onnx]` in the repository")
+        raise UserError("ONNX files need the package onnx: run `pip install -e '.[onnx]'` in the repository")
 
 
 def write_onnx(folder: Path, graphs: list[Graph], precision: str, max_inline: int = MAX_INLINE) -> dict[str, dict]:

@@ -2,7 +2,7 @@
 
     python onnx_dance.py --image photo.png --music song.ogg --out dance.mp4 [--seconds 8] [--pose pose.json]
 
-It needs onnxruntime, numpy, scipy, opencv-python-headless, pillow, librosa, soundfile, ml_dtypes and av. The photo's pose is
+It needs onnxruntime, numpy, scipy, opencv-python-headless, pillow, librosa, soundfile and av. The photo's pose is
 read from --pose, or from a .json file of the photo's name beside it. Same photo, song and seed: the same video as
 `champ-jax dance` makes, but for rounding and, with the sampler lcm, for the noise that it adds in every step.
 """

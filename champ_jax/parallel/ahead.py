@@ -63,7 +63,10 @@ def compile_lowered(lowered, target: str, cache: Path | None = CACHE, say=lambda
     program = _compile(lowered)
     say(f"compiled in {program.seconds:.0f} s")
     if path is not None:
-        write_text(path, json.dumps(dataclasses.asdict(program)))
+        try:
+            write_text(path, json.dumps(dataclasses.asdict(program)))
+        except UserError as error:  # then it is compiled again the next time
+            say(str(error))
     return program
 
 

@@ -98,7 +98,7 @@ def describe_devices(topology: str, slices: int = 1) -> list:
     if not chip.compiles:
         raise UserError(f"programs for {chip.name} are not compiled ahead of time: its compiler needs the GPU.")
     if not has_libtpu():
-        raise UserError("planning for a TPU needs its compiler, libtpu, though no TPU: pip install -e .[tpu]")
+        raise UserError("planning for a TPU needs its compiler, libtpu, though no TPU: pip install -e '.[tpu]'")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from champ_jax.errors import UserError
+from champ_jax.errors import FAILED, INTERRUPTED, RESUMABLE, WRONG_INPUT, UserError
 
 # For processes started by hand: address host:port of the first one, how many there are, and which one this is.
 COORDINATOR, COUNT, INDEX = "CHAMP_COORDINATOR", "CHAMP_PROCESSES", "CHAMP_PROCESS"
@@ -23,7 +23,6 @@ TIMEOUT_SECONDS = 50
 HEARTBEAT_SECONDS = 30
 """After so long without a sign of life of one process JAX ends all the others (by itself after 100)."""
 LEAVING_SECONDS = 10
-LOST_PEER = 75
 LOSSES = ("gloo", "nccl", "coordination", "heartbeat", "unavailable", "deadline_exceeded", "connection reset", "connection closed")
 """Words of errors that say that another process went away."""
 
@@ -31,7 +30,7 @@ LOSSES = ("gloo", "nccl", "coordination", "heartbeat", "unavailable", "deadline_
 class Unreachable(UserError):
     """The other processes cannot be reached; when they are only late, starting again helps."""
 
-    exit_code = 75
+    exit_code = RESUMABLE
 
 
 def initialise() -> None:
@@ -123,11 +122,15 @@ def joined() -> Iterator[None]:
     except SystemExit as error:
         code = error.code
     except KeyboardInterrupt:
-        code = 130
+        code = INTERRUPTED
     except Exception as error:
-        traceback.print_exc()
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        code = LOST_PEER if lost_peer(error) else 1
+        if isinstance(error, OSError) and not lost_peer(error):  # a full disk, as in cli/main.py
+            print(f"error: {error}", file=sys.stderr)
+            code = WRONG_INPUT
+        else:
+            traceback.print_exc()
+            faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            code = RESUMABLE if lost_peer(error) else FAILED
     leave(code)
 
 

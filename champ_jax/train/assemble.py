@@ -91,6 +91,11 @@ def assemble(config, records: Records) -> Assembled:
     passengers = {name: part for name, part in loaded.items() if not any(p.startswith(name + "/") for p in expected)}
     given = flatten({name: part for name, part in loaded.items() if name not in passengers})
     fresh = _fresh(expected, given, config)
+    if config.stage != "A" and geometry.reference and "clip" not in described:
+        raise UserError(
+            f"a model with a reference network also sees the photo through CLIP, and {source or 'init_from, which is empty,'} has none: "
+            'give it in --config.init.clip or, to train without, say "clip": None in config.model'
+        )
     account(
         {path: tuple(value.shape) for path, value in given.items()},
         {path: tuple(value.shape) for path, value in expected.items() if path not in fresh},
@@ -217,7 +222,8 @@ def _fresh(expected: dict, given: dict, config) -> set[str]:
     if untrained:
         raise UserError(
             f"stage {config.stage} needs trained weights of {', '.join(untrained)}, which it keeps frozen, but "
-            f"{config.init_from or 'init_from, which is empty,'} has none: give weights that do in --config.init_from"
+            f"{config.init_from or 'init_from, which is empty,'} has none: give weights that do in --config.init_from, "
+            "or single networks in --config.init"
         )
     return fresh
 

@@ -5,7 +5,7 @@ import signal
 import jax
 from jax.experimental import multihost_utils
 
-RESUMABLE, PREEMPTED = 75, 143
+from champ_jax.errors import PREEMPTED, RESUMABLE
 
 
 class Stopped(SystemExit):

@@ -48,7 +48,7 @@ class MetricLog:
             self._wandb.finish()
 
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        """One line of scalars; `group` is 'train' or 'validation'."""
+        """One line of scalars; `group` is 'train', 'validation', or of the machine: 'seconds', 'memory', 'program'."""
         values = {name: float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
         if group == "validation":

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from champ_jax.checkpoint import store
 from champ_jax.config import config_hash, write_record
 from champ_jax.data.records import open_records
-from champ_jax.errors import UserError
+from champ_jax.errors import UserError, did_you_mean
 from champ_jax.evaluate.efficiency import describe_program, device_memory
 from champ_jax.parallel.mesh import make_mesh, shard_batch
 from champ_jax.parallel.multihost import barrier, check_same, is_first, of_first, say
@@ -25,7 +25,7 @@ from champ_jax.train.feed import Feed, standardise
 from champ_jax.train.interrupt import Stopped, StopRequest
 from champ_jax.train.lock import held
 from champ_jax.train.log import MetricLog, ProgressLine, SilentLog
-from champ_jax.train.resume import describe_run, start
+from champ_jax.train.resume import RESUMES, describe_run, start
 from champ_jax.train.skips import Skips
 from champ_jax.train.state import TrainState
 from champ_jax.train.timing import Profile, Timing, Watchdog
@@ -44,6 +44,8 @@ def train(config, workdir: str | Path, resume: str = "auto", profile: tuple[int,
     termination signal, once the state is saved.
     """
     workdir, started, timing = Path(workdir), time.monotonic(), Timing()
+    if resume not in RESUMES:
+        raise UserError(f"resume is {resume!r}{did_you_mean(resume, RESUMES)}: expected one of {', '.join(RESUMES)}")
     check(config)
     with held(workdir), Watchdog(timing):
         with timing("start"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from champ_jax.errors import RESUMABLE
 from champ_jax.parallel.multihost import say
 
 KINDS = ("start", "compile", "training", "input", "checkpoint", "evaluation")
@@ -22,7 +23,6 @@ SHORTEST_SECONDS = {"training": 45.0, "input": 45.0, "checkpoint": 1800.0, "eval
 FIRST_SECONDS, FACTOR = 3600.0, 10.0
 """The most that what was never timed may take, and how many medians are too many."""
 REMEMBERED = 100
-HUNG = 75
 
 
 class Timing:
@@ -125,4 +125,4 @@ def give_up(reason: str) -> None:
     print(f"error: {reason}. The stacks follow; the same command goes on from the newest checkpoint.", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
     sys.stderr.flush()
-    os._exit(HUNG)
+    os._exit(RESUMABLE)

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from champ_jax.cli.main import main
-from champ_jax.cli.sampling import progress, read_size
+from champ_jax.cli.progress import progress
+from champ_jax.cli.sampling import read_size
 from champ_jax.errors import UserError
 from champ_jax.infer.video import read_video
 from tests.infer.tiny import SIZE, save_tiny

@@ -7,7 +7,7 @@ import pytest
 
 from champ_jax.cli import plan as command
 from champ_jax.cli.main import main
-from champ_jax.config import hardware_names, load_config, load_hardware, with_hardware
+from champ_jax.config import hardware_table, load_config, load_hardware, with_hardware
 from champ_jax.parallel.chips import count, parse_topology
 
 
@@ -68,6 +68,7 @@ def test_hardware_is_topology_and_overrides(planner):
     config, topology, *_ = planner[0][0]
     assert topology == "v5e:16x16" and config.data.batch_size % 256 == 0 and config.optim.steps == 7
     assert with_hardware("stage_b", "v5e-256", ["--config.seed=1"])[-1] == "--config.seed=1"
+    assert with_hardware("stage_a", "v5e-256", ["--config.seed=1"]) == ["--config.seed=1"]
 
 
 def test_wrong_arguments_exit_with_2(capsys):
@@ -76,21 +77,25 @@ def test_wrong_arguments_exit_with_2(capsys):
     assert "did you mean 'v5e-256'" in capsys.readouterr().err
     assert main(["plan", "--config", "stage_c", "--topology", "v7:4x4"]) == 2
     assert "such as v5e:16x16" in capsys.readouterr().err
+    assert main(["plan", "--config", "stage_d", "--hw", "v5e-16"]) == 2
+    assert "v5e-16 has no values for stage D" in capsys.readouterr().err
+    assert main(["plan", "--all", "--slices", "2", "--steps", "7"]) == 2
+    assert "leave out --steps, --slices" in capsys.readouterr().err
 
 
 def test_without_the_compiler_it_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["plan", "--config", "stage_c", "--topology", "v5e:16x16"]) == 2
-    assert "pip install -e .[tpu]" in capsys.readouterr().err
+    assert "pip install -e '.[tpu]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", hardware_names())
+@pytest.mark.parametrize("name", hardware_table())
 def test_hardware_suits_the_shipped_configurations(name):
     hardware = load_hardware(name)
     chip, _ = parse_topology(hardware.topology)
     kind, _, chips = name.partition("-")
     assert chip.name == kind and count(hardware.topology) == int(chips)
-    assert set(hardware.overrides) <= set(command.STAGES.values())
+    assert set(hardware.overrides) <= {"A", *command.STAGES.values()}
     for stage, letter in command.STAGES.items():
         if letter in hardware.overrides:
             assert load_config(stage, with_hardware(stage, name, ())).data.batch_size % int(chips) == 0
@@ -98,9 +103,9 @@ def test_hardware_suits_the_shipped_configurations(name):
 
 def test_planned_figures_are_of_shipped_hardware_and_fit():
     table = json.loads(command.PLANNED.read_text())
-    assert set(table) == set(hardware_names())
+    assert set(table) == set(hardware_table())
     for name, stages in table.items():
-        assert {command.STAGES[stage] for stage in stages} == set(load_hardware(name).overrides), name
+        assert {"A", *(command.STAGES[stage] for stage in stages)} == set(load_hardware(name).overrides), name
         for stage, row in stages.items():
             config = load_config(stage, with_hardware(stage, name, ()))
             assert row["batch"] == config.data.batch_size, f"{name} {stage}: run champ-jax plan --all --hw {name} --write"

@@ -1,6 +1,7 @@
 """The launch scripts: they parse, and say what is wrong on a machine that cannot run them."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -31,6 +32,12 @@ def bash(code: str, **environment) -> subprocess.CompletedProcess:
 def test_parses_and_can_be_run(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert script.name == "env.sh" or script.stat().st_mode & stat.S_IXUSR
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_tests_that_it_names_are_there(script):
+    named = re.findall(r"\btests/[\w/]+(?:\.py)?", script.read_text())
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
 
 
 def test_shellcheck_finds_nothing():

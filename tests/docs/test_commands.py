@@ -17,7 +17,7 @@ from champ_jax.errors import UserError
 from tests.contract.source import REPOSITORY
 from tests.docs.pages import INLINE, blocks, commands, pages, prose
 
-NOT_OURS = {"source", "export", "git", "docker", "bash", "sbatch", "cd", "curl", "unzip", "tensorboard"}
+NOT_OURS = {"source", "export", "git", "docker", "bash", "sbatch", "cd", "cp", "mkdir", "python3.11", "curl", "unzip", "tensorboard"}
 """Programs whose options are for others to check; a script of ours among their words is checked all the same."""
 
 STANDS_FOR = {"COMMAND", "NAME"}

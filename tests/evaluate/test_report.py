@@ -170,7 +170,7 @@ def test_shards_by_the_command(evaluated, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--shard", "2/2"], "--shard is '2/2'"),
+        (["--shard", "2/2"], "--shard: '2/2': expected I/N"),
         (["--generated", "nowhere"], "no such folder"),
         (["--weights", "nowhere"], "no such folder of weights"),
         (["--size", "big"], "--size is 'big'"),

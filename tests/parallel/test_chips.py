@@ -51,7 +51,7 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
-@pytest.mark.skipif(not chips.has_libtpu(), reason="no TPU compiler here: pip install -e .[tpu]")
+@pytest.mark.skipif(not chips.has_libtpu(), reason="no TPU compiler here: pip install -e '.[tpu]'")
 @pytest.mark.parametrize("topology", ["v5e:16x16", "v5p:8x8x4", "v6e:4x8"])
 def test_meshes_of_real_topologies(topology):
     """16 x 16 devices also where no axis of the machine, and no product of them, has 16."""

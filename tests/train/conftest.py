@@ -65,7 +65,7 @@ def small(data, weights):
             config.train_clip = False
             config.data.latent_cache = False
             guidance = {"channels": (8,), "patch": 4, "attention": False}
-            config.model = ConfigDict({"kinds": ("dwpose",), "unet": dict(UNET), "guidance": guidance})
+            config.model = ConfigDict({"kinds": ("dwpose",), "unet": dict(UNET), "guidance": guidance, "clip": None})
         for path, value in changes.items():
             group, leaf = path.split("__") if "__" in path else ("optim", path)
             config[group][leaf] = value

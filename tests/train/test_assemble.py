@@ -54,6 +54,14 @@ def test_a_model_that_never_sees_the_photo(small):
     assert set(assembled(config).params) == {"denoiser", "guidance", "vae"}
 
 
+def test_a_forgotten_clip_is_asked_for(small):
+    """Without it the model would be trained with no image token, which nobody sees in a loss."""
+    config = small("B").unlock()
+    del config.model["clip"]
+    with pytest.raises(UserError, match="config.init.clip"):
+        assembled(config)
+
+
 def test_single_networks_from_elsewhere(small, tmp_path):
     """`init` takes the place of what `init_from` has, and stands in for it where there is none."""
     first = assembled(small("B"))

@@ -38,7 +38,7 @@ TEMPORAL = {"heads": 2, "groups": 4, "max_frames": 8, "ff_mult": 1}
 def teacher(tmp_path_factory):
     """Weights of a model for clips, as stage C leaves them; with M2P, which stage D does not need."""
     described = {
-        "kinds": ("dwpose",), "vae": VAE, "unet": {**UNET, "in_channels": 4, "out_channels": 4, "temporal": TEMPORAL},
+        "kinds": ("dwpose",), "vae": VAE, "clip": None, "unet": {**UNET, "in_channels": 4, "out_channels": 4, "temporal": TEMPORAL},
         "guidance": {"channels": (8,), "patch": 4, "attention": False, "out_channels": 16},
         "schedule": {"kind": "scaled_linear", "prediction": "v"},
     }  # fmt: skip

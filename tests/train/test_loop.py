@@ -10,10 +10,10 @@ from champ_jax.checkpoint import store
 from champ_jax.checkpoint.weights import load_weights, save_weights
 from champ_jax.cli.main import main
 from champ_jax.convert.own_lora import read_lora
-from champ_jax.errors import UserError
+from champ_jax.errors import RESUMABLE, UserError
 from champ_jax.infer.pipeline import load_pipeline
 from champ_jax.train import loop
-from champ_jax.train.interrupt import RESUMABLE, Stopped
+from champ_jax.train.interrupt import Stopped
 from tests.train.conftest import VAE
 
 

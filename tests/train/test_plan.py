@@ -16,7 +16,7 @@ from champ_jax.train.assemble import assemble, assemble_abstract
 from champ_jax.train.parts import groups
 from tests.train import planned
 
-needs_libtpu = pytest.mark.skipif(not has_libtpu(), reason="no TPU compiler here: pip install -e .[tpu]")
+needs_libtpu = pytest.mark.skipif(not has_libtpu(), reason="no TPU compiler here: pip install -e '.[tpu]'")
 
 
 def shapes(tree):

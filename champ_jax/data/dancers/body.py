@@ -7,6 +7,7 @@ and the `game_engine` rig, whose 52 bones include the fingers. The maths follows
 product of the interpolation weights of the anchors it names. Axes: x to the person's left, y up, z forward; metres.
 """
 
+import contextlib
 import functools
 import gzip
 import importlib.util
@@ -223,8 +224,7 @@ def _cache_file(folder: Path) -> Path:
 
 
 def _save_cache(path: Path, template: np.ndarray, targets: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
+    with contextlib.suppress(UserError), atomic_file(path) as file:  # without it they are read again the next time
         np.savez(file, template=template, targets=targets)
 
 

@@ -37,7 +37,7 @@ def check_face_model() -> None:
     """Raises UserError when dlib or its weights are missing."""
     if importlib.util.find_spec("dlib") is None or importlib.util.find_spec("face_recognition_models") is None:
         raise UserError(
-            "embedding faces needs the packages 'dlib' and 'face_recognition_models': run `pip install -e .[dancers]` in the repository"
+            "embedding faces needs the packages 'dlib' and 'face_recognition_models': run `pip install -e '.[dancers]'` in the repository"
         )
 
 

@@ -11,7 +11,7 @@ def open_session(path: Path):
     if not path.is_file():
         raise UserError(f"{path}: there is no such ONNX file")
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError("ONNX models need the package onnxruntime: run `pip install -e .[pose]` in the repository")
+        raise UserError("ONNX models need the package onnxruntime: run `pip install -e '.[pose]'` in the repository")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
