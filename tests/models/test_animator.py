@@ -51,6 +51,8 @@ def test_plain_dict_and_config_dict_build_the_same():
     assert config.kinds == ("depth", "dwpose") and config.clip is None
     assert AnimatorConfig.build(ConfigDict(TINY)) == config
     assert AnimatorConfig.build(dataclasses.asdict(config)) == config
+    levels = {"style": [0], "coarse": [0]}
+    assert AnimatorConfig.build(TINY | {"unet": TINY["unet"] | levels}).unet.style == (0,)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,11 @@ def test_plain_dict_and_config_dict_build_the_same():
         ({"clip": {"projection": 1024}}, "unet.context_dim 768"),
         ({"unet": {"heads": 0}}, "model.unet.heads is 0: expected int, numbers from 1"),
         ({"unet": {"channels": 320}}, "model.unet.channels is 320"),
+        ({"unet": {"channels": [320, 0, 1280, 1280], "temporal": None}}, "model.unet.channels is .*, numbers from 1, such as"),
+        ({"guidance": {"channels": [16, 0, 96, 256]}}, "model.guidance.channels is .*, numbers from 1, such as"),
+        ({"unet": {"style": [-1]}}, "model.unet.style is .*, numbers from 0, such as"),
+        ({"schedule": {"beta_start": float("nan")}}, "model.schedule.beta_start is nan: expected float, a finite number, such as"),
+        ({"vae": {"scaling": float("inf")}}, "model.vae.scaling is inf"),
         ({"unet": {"temporal": {"clip_norm": "yes"}}}, "expected bool such as False"),
         ({"guidance": {"channels": ()}}, "guidance.channels is empty"),
         ({"clip": 1}, "model.clip is 1: expected CLIPConfig | None"),
