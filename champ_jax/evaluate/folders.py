@@ -134,7 +134,7 @@ def _open_clip(name: str, main: Path, beside: dict[str, Path], folders: Folders)
         "reference": _stream(beside["reference"], fps, size) if "reference" in beside else None,
         "photo": _scaled(read_image(beside["photo"]), size) if "photo" in beside else None,
     }
-    frame = _frame_size(given["generated"]) if given["generated"] else None
+    frame = _frame_size(main, given["generated"]) if given["generated"] else None
     motion = _read_motion(motion_path, frame, folders.fps or fps) if motion_path else None
     truth = _read_motion(beside["reference motion"], frame, folders.fps or fps) if "reference motion" in beside else None
     beats = read_beats(beside["music"]) if "music" in beside else None
@@ -167,11 +167,11 @@ def _stream(path: Path, fps: float, size: tuple[int, int] | None) -> Frames:
     return lambda: (_scaled(frame, size) for frame in read_frames(path, Fraction(fps).limit_denominator(1001)))
 
 
-def _frame_size(video: Frames) -> tuple[int, int]:
+def _frame_size(path: Path, video: Frames) -> tuple[int, int]:
     """(H, W) of a video's first frame."""
     first = next(video(), None)
     if first is None:
-        raise UserError("it has no frames")
+        raise UserError(f"{path}: it has no frames; remove it, or make it again")
     return first.shape[:2]
 
 

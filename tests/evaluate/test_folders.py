@@ -45,6 +45,12 @@ def test_frames_are_scaled_and_folders_of_images_are_videos(folders, tmp_path):
     np.testing.assert_array_equal(np.stack(list(plain.generated())), film(0, 12))
 
 
+def test_a_video_without_frames_is_named(folders, monkeypatch):
+    monkeypatch.setattr("champ_jax.evaluate.folders.read_frames", lambda *_: iter(()))
+    with pytest.raises(UserError, match="clip_0.mp4: it has no frames; remove it"):
+        find_clips(Folders(generated=folders["generated"]))["clip_0"]()
+
+
 def test_one_photo_and_one_song_serve_all(folders, tmp_path):
     photo = folders["photos"] / "clip_0.png"
     clips = find_clips(Folders(generated=folders["generated"], photos=photo, music=folders["music"] / "clip_0.json"))
