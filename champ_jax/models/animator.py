@@ -221,10 +221,5 @@ def init_params(config: AnimatorConfig, seed: int, policy: Policy = Policy()) ->
 
 
 def abstract_model(config: AnimatorConfig, policy: Policy = Policy()) -> tuple[nnx.GraphDef, Params]:
-    """What `split` would return of a model, with shapes and dtypes in place of parameters: nothing is allocated."""
+    """What `split` would return of a model, with `jax.ShapeDtypeStruct` in place of parameters: nothing is allocated, at any size."""
     return split(nnx.eval_shape(lambda: Animator(config, ParamKeys(0), policy)))
-
-
-def abstract_params(config: AnimatorConfig, policy: Policy = Policy()) -> Params:
-    """Shapes and dtypes of the parameters (`jax.ShapeDtypeStruct` leaves); nothing is allocated, at any size."""
-    return abstract_model(config, policy)[1]

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
-from champ_jax.models.animator import AnimatorConfig, abstract_model, abstract_params, init_params, merge, split
+from champ_jax.models.animator import AnimatorConfig, abstract_model, init_params, merge, split
 from champ_jax.models.clip import CLIPConfig
 
 TINY = {
@@ -33,7 +33,7 @@ def leaves(tree):
 
 
 def test_full_size_is_champs():
-    params = abstract_params(AnimatorConfig(clip=CLIPConfig()))
+    params = abstract_model(AnimatorConfig(clip=CLIPConfig()))[1]
     counts = {name: leaves(part) for name, part in params.items()}
     assert counts == {
         "denoiser": 859_520_964 + 453_209_280,
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(change, message):
 
 def test_parameters_are_plain_and_come_back():
     config = AnimatorConfig.build(TINY)
-    params, shapes = init_params(config, seed=3), abstract_params(config)
+    params, shapes = init_params(config, seed=3), abstract_model(config)[1]
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert set(params) == {"denoiser", "reference", "guidance", "vae"}
     assert "temporal_0" in params["denoiser"]["down_0"] and "temporal_0" not in params["reference"]["down_0"]
