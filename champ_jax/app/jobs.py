@@ -170,14 +170,14 @@ class Jobs:
             left = f", {(now - since) / (done - counted) * (total - done):.0f} s left" if done > counted else ""
             say(f"dancing{left}; {rendering.done} of {rendering.count} frames are in the video", done, total)
 
-        say("listening to the song; the first dance takes longer", 0, 0)
+        say("listening to the song, looking at the photo; the first dance takes longer", 0, 0)
         check()
         rendering = self.pipe.render_dance(
             order.photo, order.song, seconds=min(order.seconds, self.limits.seconds), pose=order.pose, seed=int(order.seed),
             steps=int(order.steps), guidance_scale=float(order.guidance_scale), on_progress=on_progress,
         )  # fmt: skip
         check()
-        say("looking at the photo", 0, 0)
+        say("beginning to dance; the first dance takes longer", 0, 0)  # here the denoiser is compiled
         out = self.folder / "dance.mp4"
         rendering.save(out, audio=order.song)
         text = self._describe(order, rendering, length, time.monotonic() - began)

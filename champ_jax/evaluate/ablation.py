@@ -15,7 +15,7 @@ from champ_jax.evaluate.chart import chart
 from champ_jax.evaluate.files import write_results
 from champ_jax.evaluate.run_log import read_series
 from champ_jax.evaluate.who import IdentityJudge
-from champ_jax.files import write_text
+from champ_jax.files import atomic_file, write_text
 from champ_jax.infer.pipeline import load_pipeline
 
 COLUMNS = ("psnr", "psnr_person", "ssim", "ssim_person", "warp_error", "flicker", "style_colours", "identity_top1")
@@ -56,7 +56,8 @@ def score(weights: str, test: Test, photos: int, out: Path) -> dict[str, float]:
     outputs = held_out.animate_clips(load_pipeline(weights), test.clips, photos=photos)
     results = held_out.score_outputs({"model": outputs}, test.clips, test.people)["model"]
     write_results(out, results)
-    np.savez_compressed(out / "frames.npz", frames=np.stack(outputs))
+    with atomic_file(out / "frames.npz") as file:
+        np.savez_compressed(file, frames=np.stack(outputs))
     rows = [row for row in results["metrics"] if row["n"]]
     return {row["name"]: row["value"] for row in rows} | {f"real {row['name']}": row["real"] for row in rows if row["real"] is not None}
 

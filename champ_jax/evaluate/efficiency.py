@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from champ_jax.errors import UserError
-from champ_jax.evaluate.run_log import read_lines
+from champ_jax.evaluate.run_log import LOG, read_lines
 from champ_jax.parallel import flops
 from champ_jax.parallel.chips import CHIPS, Chip
 
@@ -57,7 +57,7 @@ def of_run(directory: Path) -> dict[str, Any]:
     Steps are those between two logged lines, divided by how many they were: training and waiting for input, without compiling,
     saving and validating. Raises UserError when it is no run, or one without a logged step.
     """
-    lines = read_lines(directory)
+    lines = read_lines(directory / LOG)
     times = [line for line in lines if line["group"] == "seconds"]
     if len(times) < 2:
         raise UserError(f"{directory}: {len(times)} logged lines of times; a run of two and more is needed (log.scalars says how often)")

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,7 @@ def read_part(path: Path, key: str) -> Part:
         with np.load(path, allow_pickle=False) as held:
             about = json.loads(held["about"].tobytes())
             arrays = {name: held[name] for name in held.files if name != "about"}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it and evaluate that shard again") from error
     if about["key"] != key:
         raise UserError(f"{path}: it is of other clips or settings; give another --out, or remove it")

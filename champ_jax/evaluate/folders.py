@@ -134,7 +134,7 @@ def _open_clip(name: str, main: Path, beside: dict[str, Path], folders: Folders)
         "reference": _stream(beside["reference"], fps, size) if "reference" in beside else None,
         "photo": _scaled(read_image(beside["photo"]), size) if "photo" in beside else None,
     }
-    frame = _frame_size(given["generated"]) if given["generated"] else None
+    frame = _frame_size(main, given["generated"]) if given["generated"] else None
     motion = _read_motion(motion_path, frame, folders.fps or fps) if motion_path else None
     truth = _read_motion(beside["reference motion"], frame, folders.fps or fps) if "reference motion" in beside else None
     beats = read_beats(beside["music"]) if "music" in beside else None
@@ -167,11 +167,11 @@ def _stream(path: Path, fps: float, size: tuple[int, int] | None) -> Frames:
     return lambda: (_scaled(frame, size) for frame in read_frames(path, Fraction(fps).limit_denominator(1001)))
 
 
-def _frame_size(video: Frames) -> tuple[int, int]:
+def _frame_size(path: Path, video: Frames) -> tuple[int, int]:
     """(H, W) of a video's first frame."""
     first = next(video(), None)
     if first is None:
-        raise UserError("it has no frames")
+        raise UserError(f"{path}: it has no frames; remove it, or make it again")
     return first.shape[:2]
 
 
@@ -191,24 +191,28 @@ def _read_motion(path: Path, frame: tuple[int, int] | None, fps: float) -> Motio
                     positions = np.asarray(held["positions"], np.float64)
                     if positions.ndim != 3 or positions.shape[1:] != (24, 3) or len(positions) < 4 or not np.isfinite(positions).all():
                         raise UserError(f"{path}: positions {list(positions.shape)}; expected [T,24,3] of at least 4 frames, finite")
-                    return Motion(_rate(path, float(held["fps"]) if "fps" in held else fps), positions=positions)
+                    return Motion(_rate(path, float(held["fps"]) if "fps" in held else None, fps), positions=positions)
                 size = tuple(int(side) for side in held["size"]) if "size" in held else frame
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if path.is_dir():
         size = frame
     if size is None:
-        raise UserError(f"{path}: keypoints are in pixels of a frame; put its size (height, width) into the file")
+        how = "give its videos with --generated, or an .npz file" if path.is_dir() else "put its size (height, width) into the file"
+        raise UserError(f"{path}: keypoints are in pixels of a frame of unknown size; {how}")
     keypoints, confidence, rate = read_keypoints(path, frame or size)
     if len(keypoints) < 4:
         raise UserError(f"{path}: {len(keypoints)} frames of motion; at least 4 are needed")
-    return Motion(_rate(path, float(rate or fps)), keypoints, confidence, frame or size)
+    return Motion(_rate(path, rate, fps), keypoints, confidence, frame or size)
 
 
-def _rate(path: Path, fps: float) -> float:
-    if not 0 < fps < math.inf:
-        raise UserError(f"{path}: it does not say how many frames a second it has; put fps into the file or give --fps")
-    return fps
+def _rate(path: Path, own: float | Fraction | None, fps: float) -> float:
+    """Frames a second: what a file says of itself, else `fps`, which is 0 where nothing is known."""
+    if own is not None and not 0 < own < math.inf:
+        raise UserError(f"{path}: its fps is {own:g}; put frames a second, above 0, into the file, or take fps out and give --fps")
+    if own is None and not fps:
+        raise UserError(f"{path}: it does not say how many frames a second it has; give --fps, or put fps into the file")
+    return float(fps if own is None else own)
 
 
 def read_beats(path: Path) -> np.ndarray:

@@ -23,6 +23,7 @@ from champ_jax.evaluate.who import IdentityJudge
 from champ_jax.infer.pipeline import Pipeline
 
 GALLERY = 8  # people among whom identity_top1 chooses
+ENLARGED = 2  # times, in contact sheets
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,7 @@ class HeldOutClip:
     fps: float
 
 
-def read_clip(
-    clip: Clip, size: tuple[int, int], frames: int, kinds: tuple[str, ...] = GUIDANCE_KINDS, photos: np.ndarray | None = None
-) -> HeldOutClip:
+def read_clip(clip: Clip, size: tuple[int, int], frames: int, photos: np.ndarray | None = None) -> HeldOutClip:
     """The first `frames` stored frames of a clip at `size` (height, width), seen exactly as training would.
 
     photos: stored frames [R] that serve as photos; by default the clip's own reference.
@@ -68,7 +67,7 @@ def read_clip(
     frames = min(frames, clip.stored)
     photos = np.array([clip["reference_index"]]) if photos is None else photos
     face_dim = clip["face_emb"].shape[-1] if len(clip["face_emb"]) else 0
-    spec = SampleSpec("C", frames, 1, size, kinds, motion_frames=0, music_dim=0, face_dim=face_dim, augment=None)
+    spec = SampleSpec("C", frames, 1, size, GUIDANCE_KINDS, motion_frames=0, music_dim=0, face_dim=face_dim, augment=None)
     sample = make_sample(clip, 0, 1, spec, None, None)
     view = transforms.fit(clip.size, size, clip.person_box)
     keypoints, confidence = view.points(*clip.keypoints(clip["frame_index"][photos]))
@@ -118,13 +117,13 @@ def _semantic_map(clip: Clip, number: int, size: tuple[int, int]) -> np.ndarray:
     return view.semantic_map(clip.image("semantic_map", number), clip["semantic_mirror"])
 
 
-def make_judge(directory: str | os.PathLike, size: tuple[int, int], people: int = GALLERY) -> IdentityJudge:
-    """A judge over all people of the test split and as many of the train split as make `people` altogether."""
+def make_judge(directory: str | os.PathLike, size: tuple[int, int]) -> IdentityJudge:
+    """A judge over all people of the test split and as many of the train split as make `GALLERY` altogether."""
     photos: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for split in ("test", "train"):
         records = open_records(directory, split)
         for number, info in enumerate(records.infos):
-            if info.stored and info.identity_id not in photos and (split == "test" or len(photos) < people):
+            if info.stored and info.identity_id not in photos and (split == "test" or len(photos) < GALLERY):
                 truth = read_clip(records[number], size, 1).truth
                 photos[info.identity_id] = (truth.photo, truth.photo_map)
     if len(photos) < 2:
@@ -134,7 +133,7 @@ def make_judge(directory: str | os.PathLike, size: tuple[int, int], people: int 
 
 
 def animate_clips(
-    pipe: Pipeline, clips: list[HeldOutClip], seed: int = 0, on_progress: Callable[[int, int], None] | None = None, photos: int = 1
+    pipe: Pipeline, clips: list[HeldOutClip], on_progress: Callable[[int, int], None] | None = None, photos: int = 1
 ) -> list[np.ndarray]:
     """u8 [F,H,W,3] for each clip: so many of its photos, animated by those of its maps that the model knows."""
     outputs = []
@@ -146,7 +145,7 @@ def animate_clips(
                 on_progress(number * total + done, len(clips) * total)
 
         who = {"pose": clip.poses[:photos], "face": clip.face if pipe.config.face_id else None}
-        video = pipe.animate(list(clip.photos[:photos]), guidance, **who, size=clip.truth.photo.shape[:2], seed=seed, on_progress=report)
+        video = pipe.animate(list(clip.photos[:photos]), guidance, **who, size=clip.truth.photo.shape[:2], on_progress=report)
         outputs.append(video.frames)
     return outputs
 
@@ -197,13 +196,13 @@ def score_dance(metadata: Mapping, beats: np.ndarray, records: Records) -> dict[
     return scores | {"energy_ratio": scores["energy"] / float(np.mean(energies))}
 
 
-def contact_sheet(columns: list[list[np.ndarray]], picks: int, scale: int = 2) -> np.ndarray:
+def contact_sheet(columns: list[list[np.ndarray]], picks: int) -> np.ndarray:
     """One picture u8: a row for each of `picks` frames of each clip, a column for each of `columns`, lists of videos."""
     rows = []
     for videos in zip(*columns, strict=True):
         for frame in np.linspace(0, len(videos[0]) - 1, picks).round().astype(int):
             rows.append(np.concatenate([video[frame] for video in videos], 1))
-    return np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
+    return np.concatenate(rows).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
 
 
 def held_out_song(folder: Path) -> tuple[Path, np.ndarray]:

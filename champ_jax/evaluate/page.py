@@ -78,10 +78,10 @@ def picture(data: bytes, caption: str) -> str:
     return f"<figure><img src='{source}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
 
 
-def video(data: bytes, caption: str, width: int = 384) -> str:
+def video(data: bytes, caption: str) -> str:
     """An mp4 video with its own controls."""
     source = data_url(data, "video/mp4")
-    return f"<figure><video controls loop width={width} src='{source}'></video><figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"<figure><video controls loop width=384 src='{source}'></video><figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def player(title: str, data: bytes, about: Mapping[str, Any], caption: str = "") -> str:

@@ -39,7 +39,7 @@ def write_run_report(directory: str | os.PathLike, path: str | os.PathLike | Non
             raise UserError(
                 f"{directory}: it is an evaluation, whose {REPORT} champ-jax evaluate wrote; champ-jax compare puts several side by side"
             )
-        raise UserError(f"{directory}: nothing to report: it has neither metrics.json nor a metrics.jsonl of a training run")
+        raise UserError(f"{directory}: nothing to report: it has neither metrics.json nor a {LOG} of a training run")
     sections = _results(metrics) if metrics else []
     sections += [
         page.section("Frames", _picture(directory)),

@@ -11,6 +11,7 @@ from champ_jax.metrics.motion import torso_length
 from champ_jax.pose.skeleton import THRESHOLD
 
 BODY_AND_FEET = 24
+UP = 1  # the axis
 REACH = 2
 """Frames on either side over which velocities are averaged."""
 COMPAT_FPS, COMPAT_GEOMETRIC_FPS = 60.0, 120.0
@@ -22,7 +23,7 @@ NAMES = ("root", "lhip", "rhip", "belly", "lknee", "rknee", "spine", "lankle", "
 """SMPL's joints as the geometric features call them."""
 
 
-def kinetic_features(positions: np.ndarray, fps: float, up: int = 1, compat: bool = False) -> np.ndarray:
+def kinetic_features(positions: np.ndarray, fps: float, compat: bool = False) -> np.ndarray:
     """f64 [3*J] of joints [F,J,2 or 3], F >= 3: of each, mean squared speed along the floor and upwards, mean size of acceleration.
 
     compat: as published. The frame rate counts as 60 whatever it is, and the acceleration takes one of its two positions for a
@@ -34,9 +35,9 @@ def kinetic_features(positions: np.ndarray, fps: float, up: int = 1, compat: boo
     step = np.diff(positions, axis=0)
     place = np.arange(1, count)
     velocity = _window_means(step, place - REACH - 1, place + REACH) * fps
-    level = [axis for axis in range(positions.shape[-1]) if axis != up]
+    level = [axis for axis in range(positions.shape[-1]) if axis != UP]
     along = (velocity[..., level] ** 2).sum(-1).mean(0)
-    upward = (velocity[..., up] ** 2).mean(0)
+    upward = (velocity[..., UP] ** 2).mean(0)
     if compat:
         before = positions[1:-1] - positions[:-2] * fps
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from types import UnionType
@@ -151,22 +152,23 @@ def _build(cls, values: Mapping[str, Any], where: str):
         if hasattr(value, "items") and name in _PARTS:
             value = _build(_PARTS[name], value, f"{where}.{name}")
         value = fields[name] = tuple(value) if isinstance(value, list) else value
-        least = 0 if name.endswith("layers") else 1
+        least = 0 if name.endswith("layers") or name in ("style", "coarse") else 1  # levels count from 0
         if not _fits(value, types[name], least):
-            expected = f"{known[name].type}, numbers from {least}," if "int" in known[name].type else known[name].type
+            bounds = {"int": f", numbers from {least},", "float": ", a finite number,"}
+            expected = known[name].type + next((text for kind, text in bounds.items() if kind in known[name].type), "")
             raise UserError(f"{where}.{name} is {value!r}: expected {expected} such as {known[name].default!r}.")
     return cls(**fields)
 
 
 def _fits(value: Any, kind: Any, least: int) -> bool:
-    """Whether a value is of a field's type; whole numbers are not below `least`, and in tuples, where 0 may be a level, not below 0."""
+    """Whether a value is of a field's type; whole numbers are not below `least`, others finite."""
     inside = typing.get_args(kind)
     if isinstance(kind, UnionType):
         return any(_fits(value, option, least) for option in inside)
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, inside[0], 0) for part in value)
+        return isinstance(value, tuple) and all(_fits(part, inside[0], least) for part in value)
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is int and value >= least if kind is int else isinstance(value, kind)
 
 
@@ -219,10 +221,5 @@ def init_params(config: AnimatorConfig, seed: int, policy: Policy = Policy()) ->
 
 
 def abstract_model(config: AnimatorConfig, policy: Policy = Policy()) -> tuple[nnx.GraphDef, Params]:
-    """What `split` would return of a model, with shapes and dtypes in place of parameters: nothing is allocated."""
+    """What `split` would return of a model, with `jax.ShapeDtypeStruct` in place of parameters: nothing is allocated, at any size."""
     return split(nnx.eval_shape(lambda: Animator(config, ParamKeys(0), policy)))
-
-
-def abstract_params(config: AnimatorConfig, policy: Policy = Policy()) -> Params:
-    """Shapes and dtypes of the parameters (`jax.ShapeDtypeStruct` leaves); nothing is allocated, at any size."""
-    return abstract_model(config, policy)[1]

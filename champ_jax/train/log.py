@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from champ_jax.errors import UserError
+from champ_jax.evaluate.run_log import LOG, read_lines
 from champ_jax.files import write_text
 
 
@@ -19,13 +20,13 @@ class MetricLog:
 
     A run that goes on after `first` updates keeps the lines up to there; later ones, and one that was cut off in the
     middle, are of work that will be repeated. `validation` holds the validation losses so far.
-    Raises UserError when `wandb_project` is set and wandb is not installed.
+    Raises UserError when one before is broken, and when `wandb_project` is set and wandb is not installed.
     """
 
     def __init__(self, directory: Path, first: int = 0, wandb_project: str = ""):
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "metrics.jsonl"
-        kept = [line for line in read_lines(path) if line["step"] <= first] if first else []
+        path = directory / LOG
+        kept = [line for line in read_lines(path) if line["step"] <= first] if first and path.is_file() else []
         self.validation = [line["loss"] for line in kept if line["group"] == "validation"]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)
@@ -79,17 +80,6 @@ class SilentLog:
         """Keeps validation losses."""
         if group == "validation":
             self.validation.append(float(values["loss"]))
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The whole lines of a JSONL file; none when there is no file."""
-    lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:  # cut off by a kill
-            continue
-    return lines
 
 
 class ProgressLine:

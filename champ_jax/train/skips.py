@@ -1,12 +1,14 @@
 """The record of updates that the guard of the step skipped."""
 
 import json
+import os
 from collections import deque
 from pathlib import Path
 
 import jax
 
 from champ_jax.errors import UserError
+from champ_jax.evaluate.run_log import SKIPPED
 from champ_jax.parallel.multihost import is_first, say
 from champ_jax.train.feed import Feed
 
@@ -18,8 +20,10 @@ class Skips:
     """Writes down the updates that the step's guard skipped, and ends a run that makes none any more."""
 
     def __init__(self, workdir: Path, feed: Feed):
-        name = "skipped.jsonl" if is_first() else f"skipped-{jax.process_index()}.jsonl"  # each knows its own samples alone
+        name = SKIPPED if is_first() else f"skipped-{jax.process_index()}.jsonl"  # each knows its own samples alone
         self.path, self.feed = workdir / name, feed
+        if self.path.is_file():  # an end that a kill cut off would be broken for good once another line follows
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         self._recent: deque[int] = deque()
         self._unread: tuple[int, dict] | None = None
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from champ_jax.checkpoint import store
+from champ_jax.evaluate.run_log import LOG, SKIPPED, read_lines
 from champ_jax.train import lock
-from champ_jax.train.log import read_lines
 
 LATEST = 3
 
@@ -17,9 +17,11 @@ def read_status(workdir: Path) -> dict[str, Any]:
     state: "running", "finished" or "stopped"; step of steps; train, validation: newest figures; seconds: by kind, of the
     work that was kept; goodput: the share of it spent in steps; step_seconds: of one step lately; seconds_left;
     checkpoints: "valid", or what is wrong, by step; skipped_steps: how many, and the newest; workdir's holder if it runs.
+    Raises UserError for a broken line in the run's files.
     """
     record = json.loads((workdir / "config.json").read_text())
-    lines = read_lines(workdir / "metrics.jsonl")
+    log, skips = workdir / LOG, workdir / SKIPPED
+    lines = read_lines(log) if log.is_file() else []
     groups = {name: [line for line in lines if line["group"] == name] for name in ("train", "validation", "seconds")}
     steps = record["config"]["optim"]["steps"]
     step = max((line["step"] for line in lines), default=0)
@@ -28,7 +30,7 @@ def read_status(workdir: Path) -> dict[str, Any]:
     seconds = _sums(groups["seconds"])
     total = sum(seconds.values())
     each = _step_seconds(groups["seconds"])
-    skipped = read_lines(workdir / "skipped.jsonl")
+    skipped = read_lines(skips, ("step",)) if skips.is_file() else []
     return {
         "workdir": str(workdir),
         "stage": record["config"]["stage"],

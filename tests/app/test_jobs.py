@@ -55,6 +55,23 @@ def test_what_was_asked_for_reaches_the_model_and_long_songs_are_cut(jobs, pipe,
     assert "2.0 s: its beginning is danced to, the most this page makes: 1.5 s." in made.text
 
 
+def test_what_is_said_is_what_is_done(jobs, pipe, order):
+    said, render_dance = [], pipe.render_dance
+
+    def watched(*given, **options):
+        said.append("render_dance begins")
+        rendering = render_dance(*given, **options)
+        said.append("render_dance ends")
+        return rendering
+
+    pipe.render_dance = watched
+    jobs.dance("me", order, lambda text, done, total: said.append(text))
+    assert [text.partition(";")[0] for text in said[:4]] == [
+        "listening to the song, looking at the photo", "render_dance begins", "render_dance ends", "beginning to dance",
+    ]  # fmt: skip
+    assert said[4:] and all(text.startswith("dancing") for text in said[4:])
+
+
 def test_only_the_last_dance_is_kept(jobs, order):
     jobs.dance("me", order, ignore)
     (jobs.folder / "old").touch()

@@ -100,6 +100,27 @@ def test_steps_to_a_loss():
     assert ablation.steps_to(0.5, losses) == float("inf")
 
 
+def test_frames_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(ablation, "load_pipeline", lambda weights: None)
+    monkeypatch.setattr(ablation.held_out, "animate_clips", lambda pipe, clips, photos: [frames])
+    monkeypatch.setattr(ablation.held_out, "score_outputs", lambda *_: {"model": {"metrics": []}})
+    monkeypatch.setattr(ablation, "write_results", lambda *_: None)
+    test = ablation.Test([], None)
+    ablation.score("weights", test, 1, tmp_path)
+    assert np.load(tmp_path / "frames.npz")["frames"].shape == (1, *frames.shape)
+    (tmp_path / "frames.npz").unlink()
+
+    def stopped(file, **arrays):
+        file.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.score("weights", test, 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

@@ -45,6 +45,12 @@ def test_frames_are_scaled_and_folders_of_images_are_videos(folders, tmp_path):
     np.testing.assert_array_equal(np.stack(list(plain.generated())), film(0, 12))
 
 
+def test_a_video_without_frames_is_named(folders, monkeypatch):
+    monkeypatch.setattr("champ_jax.evaluate.folders.read_frames", lambda *_: iter(()))
+    with pytest.raises(UserError, match="clip_0.mp4: it has no frames; remove it"):
+        find_clips(Folders(generated=folders["generated"]))["clip_0"]()
+
+
 def test_one_photo_and_one_song_serve_all(folders, tmp_path):
     photo = folders["photos"] / "clip_0.png"
     clips = find_clips(Folders(generated=folders["generated"], photos=photo, music=folders["music"] / "clip_0.json"))
@@ -86,12 +92,14 @@ def test_motion_in_three_dimensions_and_broken_motion(tmp_path):
     assert motion.positions.shape == (5, 24, 3) and motion.fps == 30
     for name, arrays, message in (
         ("b", {"positions": np.zeros((5, 22, 3))}, r"expected \[T,24,3\]"),
-        ("c", {"positions": np.zeros((5, 24, 3))}, "does not say how many frames a second"),
+        ("c", {"positions": np.zeros((5, 24, 3))}, "does not say how many frames a second it has; give --fps, or put fps into"),
         ("d", {"keypoints": np.zeros((5, 134, 2)), "confidence": np.zeros((5, 134))}, "put its size"),
         ("e", {"keypoints": np.zeros((2, 134, 2)), "confidence": np.zeros((2, 134)), "size": (8, 8), "fps": 30}, "at least 4"),
         ("f", {"what": np.zeros(3), "size": (8, 8)}, "cannot read poses"),
         ("h", {"positions": np.full((5, 24, 3), np.nan), "fps": 30}, "finite"),
-        ("i", {"positions": np.zeros((5, 24, 3)), "fps": 0}, "does not say how many frames a second"),
+        ("i", {"positions": np.zeros((5, 24, 3)), "fps": 0}, "its fps is 0; put .* take fps out and give --fps"),
+        ("k", {"positions": np.zeros((5, 24, 3)), "fps": -30}, "its fps is -30; "),
+        ("l", {"positions": np.zeros((5, 24, 3)), "fps": np.nan}, "its fps is nan; "),
         ("j", {"positions": np.zeros((5, 24, 3)), "fps": [30, 30]}, "cannot be read"),
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
@@ -100,6 +108,17 @@ def test_motion_in_three_dimensions_and_broken_motion(tmp_path):
     (tmp_path / "g.npz").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read"):
         find_clips(Folders(motion=tmp_path))["g"]()
+
+
+def test_poses_of_openpose_take_size_and_rate_from_the_video(folders, tmp_path):
+    for number in range(4):
+        (tmp_path / "clip_0").mkdir(exist_ok=True)
+        (tmp_path / "clip_0" / f"{number}.json").write_text('{"people": []}')
+    with pytest.raises(UserError, match="of unknown size; give its videos with --generated"):
+        find_clips(Folders(motion=tmp_path, fps=24))["clip_0"]()
+    given = {"generated": folders["generated"] / "clip_0.mp4", "motion": tmp_path}
+    assert find_clips(Folders(**given))["clip_0"]().motion.fps == 12
+    assert find_clips(Folders(**given, fps=24))["clip_0"]().motion.fps == 24
 
 
 def test_beats(tmp_path):

@@ -53,7 +53,7 @@ def test_the_data_has_the_datas_energy():
 
 def test_contact_sheet():
     videos = [np.zeros((5, 4, 6, 3), np.uint8)] * 3
-    assert held_out.contact_sheet([videos, videos], picks=2, scale=2).shape == (3 * 2 * 4 * 2, 2 * 6 * 2, 3)
+    assert held_out.contact_sheet([videos, videos], picks=2).shape == (3 * 2 * 4 * 2, 2 * 6 * 2, 3)
 
 
 def test_held_out_song(tmp_path):

@@ -173,9 +173,12 @@ def test_parts_of_hosts_are_the_whole(tmp_path):
         np.testing.assert_allclose(one["value"], other["value"], rtol=1e-9, atol=1e-9, err_msg=one["name"])
     with pytest.raises(UserError, match="other clips or settings"):
         read_part(part_path(tmp_path, (0, 2)), "another")
-    part_path(tmp_path, (0, 2)).write_bytes(b"PK")
-    with pytest.raises(UserError, match="evaluate that shard again"):
-        read_part(part_path(tmp_path, (0, 2)), "key")
+    written = part_path(tmp_path, (0, 2)).read_bytes()
+    half = len(written) // 2
+    for damaged in (b"PK", written[:half], written[:half] + bytes(200) + written[half + 200 :]):
+        part_path(tmp_path, (0, 2)).write_bytes(damaged)
+        with pytest.raises(UserError, match="evaluate that shard again"):
+            read_part(part_path(tmp_path, (0, 2)), "key")
 
 
 def test_every_number_says_how_many_and_through_what(looking):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from champ_jax.checkpoint.weights import save_weights
-from champ_jax.models.animator import AnimatorConfig, abstract_params
+from champ_jax.models.animator import AnimatorConfig, abstract_model
 
 SIZE = (32, 32)
 WINDOW = 4
@@ -46,7 +46,7 @@ def tiny_params(config, seed=0):
             return noise * float(np.prod(leaf.shape[:-1])) ** -0.5
         return 1 + 0.1 * noise if name.endswith(("scale", "std")) else 0.1 * noise
 
-    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
+    return jax.tree_util.tree_map_with_path(draw, abstract_model(config)[1])
 
 
 def save_tiny(directory, config=None, **pipeline):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from champ_jax.dims import GUIDANCE_KINDS
 from champ_jax.errors import UserError
-from champ_jax.models.animator import AnimatorConfig, abstract_model, abstract_params, init_params, merge, split
+from champ_jax.models.animator import AnimatorConfig, abstract_model, init_params, merge, split
 from champ_jax.models.clip import CLIPConfig
 
 TINY = {
@@ -33,7 +33,7 @@ def leaves(tree):
 
 
 def test_full_size_is_champs():
-    params = abstract_params(AnimatorConfig(clip=CLIPConfig()))
+    params = abstract_model(AnimatorConfig(clip=CLIPConfig()))[1]
     counts = {name: leaves(part) for name, part in params.items()}
     assert counts == {
         "denoiser": 859_520_964 + 453_209_280,
@@ -51,6 +51,8 @@ def test_plain_dict_and_config_dict_build_the_same():
     assert config.kinds == ("depth", "dwpose") and config.clip is None
     assert AnimatorConfig.build(ConfigDict(TINY)) == config
     assert AnimatorConfig.build(dataclasses.asdict(config)) == config
+    levels = {"style": [0], "coarse": [0]}
+    assert AnimatorConfig.build(TINY | {"unet": TINY["unet"] | levels}).unet.style == (0,)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,11 @@ def test_plain_dict_and_config_dict_build_the_same():
         ({"clip": {"projection": 1024}}, "unet.context_dim 768"),
         ({"unet": {"heads": 0}}, "model.unet.heads is 0: expected int, numbers from 1"),
         ({"unet": {"channels": 320}}, "model.unet.channels is 320"),
+        ({"unet": {"channels": [320, 0, 1280, 1280], "temporal": None}}, "model.unet.channels is .*, numbers from 1, such as"),
+        ({"guidance": {"channels": [16, 0, 96, 256]}}, "model.guidance.channels is .*, numbers from 1, such as"),
+        ({"unet": {"style": [-1]}}, "model.unet.style is .*, numbers from 0, such as"),
+        ({"schedule": {"beta_start": float("nan")}}, "model.schedule.beta_start is nan: expected float, a finite number, such as"),
+        ({"vae": {"scaling": float("inf")}}, "model.vae.scaling is inf"),
         ({"unet": {"temporal": {"clip_norm": "yes"}}}, "expected bool such as False"),
         ({"guidance": {"channels": ()}}, "guidance.channels is empty"),
         ({"clip": 1}, "model.clip is 1: expected CLIPConfig | None"),
@@ -78,7 +85,7 @@ def test_what_does_not_fit_is_refused(change, message):
 
 def test_parameters_are_plain_and_come_back():
     config = AnimatorConfig.build(TINY)
-    params, shapes = init_params(config, seed=3), abstract_params(config)
+    params, shapes = init_params(config, seed=3), abstract_model(config)[1]
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert set(params) == {"denoiser", "reference", "guidance", "vae"}
     assert "temporal_0" in params["denoiser"]["down_0"] and "temporal_0" not in params["reference"]["down_0"]
