@@ -32,8 +32,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--price", type=float, default=0.0, help="money for each chip and hour")
     parser.add_argument("--steps", type=int, help="steps of the run (default: config.optim.steps)")
     parser.add_argument("--whole", action="store_true", help="compile the step as one program, however long it takes")
-    parser.add_argument("--all", action="store_true", help=f"plan {', '.join(STAGES)} on all hardware of "
-                        "configs/hw/hardware.py, or on that of --hw")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help=f"plan {', '.join(STAGES)} on the hardware of "
+                        "configs/hw/hardware.py that has values for them, or on that of --hw")  # fmt: skip
     parser.add_argument("--write", action="store_true", help="with --all: keep the figures in configs/hw/planned.json")
     parser.add_argument("--no-advice", action="store_true", help="do not look for values with which it would fit")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")

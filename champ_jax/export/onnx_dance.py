@@ -20,7 +20,7 @@ import onnxruntime
 from champ_jax.audio.features import features
 from champ_jax.audio.load import load_audio
 from champ_jax.errors import UserError
-from champ_jax.infer.chain import fitted_dance, poses_shown
+from champ_jax.infer.chain import check_shoulders, fitted_dance, poses_shown
 from champ_jax.infer.photo import Photo, load_photo
 from champ_jax.infer.video import write_video
 from champ_jax.infer.wavefront import make_plan
@@ -75,6 +75,7 @@ def dance(folder: Path, image, song, seconds: float | None = None, pose=None, se
 def dance_keypoints(graphs: Graphs, photo: Photo, audio: np.ndarray, rate: int, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints [T,J,2] in pixels and confidence [T,J] at `motion_fps`, for the beginning of a song f32 [S] at `rate` Hz."""
     about = graphs.manifest
+    check_shoulders(photo.confidence)  # before the song is looked at, which takes longer
     fps, window = about["motion_fps"], about["motion_window"]
     music = features(audio, rate, fps, about["music_spec"])[: max(1, math.ceil(seconds * fps - 1e-6))]
     width = about["graphs"]["m2p"]["inputs"]["photo_face"]["shape"]

@@ -10,7 +10,7 @@ from flax import nnx
 
 from champ_jax.audio.features import features
 from champ_jax.errors import UserError
-from champ_jax.infer.chain import fitted_dance
+from champ_jax.infer.chain import check_shoulders, fitted_dance
 from champ_jax.infer.photo import Photo
 from champ_jax.models.animator import merge
 from champ_jax.models.m2p import M2P, M2PConfig, to_pixels
@@ -40,6 +40,7 @@ def music_to_pose(pipeline: Any, photo: Photo, audio: np.ndarray, rate: int, sec
     those of the whole, as in training, however much of it is danced to.
     """
     settings, config = pipeline.settings, pipeline.config.m2p
+    check_shoulders(photo.confidence)  # before the song is looked at, which takes longer
     music = features(audio, rate, settings.motion_fps, settings.music_spec)
     music = music[: max(1, math.ceil(seconds * settings.motion_fps - 1e-6))]
     face = np.zeros(config.face_dim, np.float32) if photo.face is None else photo.face
