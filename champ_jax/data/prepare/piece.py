@@ -5,6 +5,8 @@ Frames pass one by one: each is looked at and compressed as it comes, so a piece
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -67,8 +69,18 @@ class Settings:
         return max(1, round(self.least_seconds * self.fps))
 
     def fingerprint(self) -> list[str]:
-        """All that decides what becomes of a piece."""
-        return [f"{name}={value}" for name, value in dataclasses.asdict(self).items() if name != "validation"]
+        """All that decides what becomes of a piece, the models' files included: a better one may lie under the old name."""
+        models = map(Path, [self.estimator, self.faces, *(file for _, file in self.maps)])
+        files = [file for model in models for file in (sorted(model.glob("*.onnx")) if model.is_dir() else [model]) if file.is_file()]
+        given = [f"{name}={value}" for name, value in dataclasses.asdict(self).items() if name != "validation"]
+        return given + [_content(file, file.stat().st_mtime_ns) for file in files]
+
+
+@functools.cache
+def _content(path: Path, changed_ns: int) -> str:
+    """Names what a file holds, the same on every host; read once, until the file changes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

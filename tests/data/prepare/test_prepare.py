@@ -269,6 +269,19 @@ def test_a_finished_piece_is_not_done_again_unless_its_source_changed(tmp_path):
     assert len(done) == 2
 
 
+def test_a_better_model_under_the_old_name_is_another(tmp_path):
+    model, folder = tmp_path / "depth.onnx", tmp_path / "dwpose"
+    folder.mkdir()
+    settings, seen = Settings(estimator=str(folder), maps=(("depth", str(model)),)), []
+    for place in (model, folder / "yolox_l.onnx"):
+        for content in (b"first", b"again"):
+            place.write_bytes(content)
+            os.utime(place, ns=(len(seen), len(seen)))
+            seen.append(settings.fingerprint())
+    os.utime(model, ns=(99, 99))  # of another host
+    assert len(set(map(str, seen))) == 4 and settings.fingerprint() == seen[-1]
+
+
 def test_a_source_has_changed_with_any_of_its_files(tmp_path):
     clip = folder(tmp_path / "in" / "P00002", range(3), maps=(), poses=False)
     (clip / "keypoints").mkdir()
