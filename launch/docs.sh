@@ -17,4 +17,4 @@ cd "$REPO"
 # The theme's maker announces other programs of theirs above every build.
 export NO_MKDOCS_2_WARNING=1
 python -m mkdocs "${arguments[@]}"
-[ "${arguments[0]}" = serve ] || echo "open $REPO/site/index.html"
+[ "${arguments[0]}" = serve ] || echo "open $REPO/site/index.html; its search works with launch/docs.sh serve"

@@ -1,1 +1,1 @@
-"""Videos from trained weights: photos and maps in, sampling, pipelines, video files, scores and the report."""
+"""Videos from trained weights: photos, songs and maps in, sampling, films out, whole or while the song plays."""
