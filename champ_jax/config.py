@@ -108,7 +108,8 @@ def with_hardware(config: str, hardware: str | None, overrides: Iterable[str]) -
     stage, suited = load_config(config).get("stage", ""), load_hardware(hardware).overrides
     if stage not in suited:
         able = [name for name, row in hardware_table().items() if stage in row["overrides"]]
-        raise UserError(f"{hardware} has no values for stage {stage}, which is not known to fit it. Those that have: {', '.join(able)}.")
+        others = f"Those that have: {', '.join(able)}." if able else "No hardware has: leave out --hw."
+        raise UserError(f"{hardware} has no values for stage {stage}, which is not known to fit it. {others}")
     return [*(f"{PREFIX}{name}={value}" for name, value in leaves(suited[stage]).items()), *overrides]
 
 

@@ -83,7 +83,9 @@ def plan_all(args: argparse.Namespace) -> int:
 
     single = ("config", "topology", "steps", "whole")
     if given := [f"--{name}" for name in single if getattr(args, name)] + ["--slices"] * (args.slices > 1):
-        raise UserError(f"--all plans the shipped configurations as they are: leave out {', '.join(given)}, or --all")
+        raise UserError(f"--all plans every shipped configuration on its hardware: leave out {', '.join(given)}, or --all")
+    if args.write and args.overrides:
+        raise UserError(f"--write keeps the plans of the configurations as they are shipped: leave out {', '.join(args.overrides)}")
     table = json.loads(PLANNED.read_text()) if PLANNED.is_file() else {}
     for name in [args.hw] if args.hw else hardware_table():
         hardware = load_hardware(name)

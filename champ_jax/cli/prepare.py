@@ -136,7 +136,7 @@ def map_model(text: str) -> tuple[str, str]:
 def make(args: argparse.Namespace, settings) -> int:
     """Does the work and writes records and sheet."""
     from champ_jax.data.prepare.layouts import find
-    from champ_jax.data.prepare.run import check_folder, cut, finish, is_done, prepare, publish
+    from champ_jax.data.prepare.run import SPLITS, check_folder, cut, finish, is_done, prepare, publish
     from champ_jax.data.prepare.sheet import statistics, write_sheet
     from champ_jax.data.records import open_records
 
@@ -176,7 +176,7 @@ def make(args: argparse.Namespace, settings) -> int:
         say(f"left out {name}: {reason}")
     for line in summary:
         say(line)
-    if "validation" not in splits:
+    if "validation" not in splits and any(piece.source.part not in SPLITS for piece in pieces):
         say(
             "note: nobody was chosen for validation, which training wants: give a larger --validation, or train with "
             "--config.data.validation_split=train, whose loss says nothing of new people"

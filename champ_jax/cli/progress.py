@@ -20,13 +20,15 @@ def progress(title: str, every: float = 10.0) -> Iterator[Callable[[int, int], N
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
     start = last = time.monotonic()
+    before = None
 
     def line(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, before
         now = time.monotonic()
+        before = done - 1 if before is None else before  # what an earlier run had done
         if now - last >= every or done == total:
             last = now
-            left = (now - start) / done * (total - done)
+            left = (now - start) / max(done - before, 1) * (total - done)
             print(f"{title}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     yield line

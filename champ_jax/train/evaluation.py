@@ -17,7 +17,7 @@ from champ_jax.models.lora import with_lora
 from champ_jax.parallel.mesh import fetch, shard_batch
 from champ_jax.parallel.multihost import is_first
 from champ_jax.train.assemble import Assembled
-from champ_jax.train.feed import make_batches
+from champ_jax.train.feed import make_batches, say_absent
 from champ_jax.train.log import MetricLog
 from champ_jax.train.stages import STAGES
 from champ_jax.train.state import TrainState, averaged_params
@@ -39,6 +39,7 @@ class Evaluation:
     def __init__(self, config, assembled: Assembled, mesh: Mesh):
         self.config, self.assembled, self.mesh = config, assembled, mesh
         records = open_records(config.data.directory, config.data.validation_split, keep=True)
+        say_absent(config, assembled, records, "the validation loss is without")
         loader = make_batches(config, assembled, records, config.data.frames, train=False, encoded=None)
         count = min(len(loader), config.log.validation_batches)
         if not count:

@@ -41,8 +41,7 @@ class Feed:
         self.config, self.assembled, self.records = config, assembled, records
         self.phases = clip_lengths(config)
         self.encoded = _encoder_cache(config, assembled, records, workdir)
-        if config.stage != "A" and (absent := set(assembled.config.kinds) - set(kinds_of(config, assembled, records))):
-            say(f"note: {records.where()}: not all clips have {', '.join(sorted(absent))}: these encoders learn nothing")
+        say_absent(config, assembled, records, "these encoders learn nothing")
         self._first_step, self._loader = None, None
         self._numbers: OrderedDict[int, np.ndarray] = OrderedDict()  # of the records in a step's batch
 
@@ -111,6 +110,12 @@ def kinds_of(config, assembled: Assembled, records: Records) -> tuple[str, ...]:
         return kinds
     stored = [info.maps for info in records.infos if info.stored]
     return tuple(kind for kind in kinds if kind == "dwpose" or all(kind in maps for maps in stored))
+
+
+def say_absent(config, assembled: Assembled, records: Records, consequence: str) -> None:
+    """A line about the model's kinds of guidance that `kinds_of` leaves out, if there are any."""
+    if config.stage != "A" and (absent := set(assembled.config.kinds) - set(kinds_of(config, assembled, records))):
+        say(f"note: {records.where()}: not all clips have {', '.join(sorted(absent))}: {consequence}")
 
 
 def make_batches(config, assembled: Assembled, records: Records, frames: int, train: bool, encoded: Encoded | None, process=None) -> Loader:

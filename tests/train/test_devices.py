@@ -62,7 +62,7 @@ def test_every_layout_gives_the_losses_of_one_device(layouts, eight_clips, tmp_p
 def test_frames_over_devices(eight_clips, weights, tmp_path):
     """Stage C with the frames of a clip on several devices: temporal attention reads them all."""
     data, _ = eight_clips
-    model = {"kinds": ("dwpose",), "unet": {**UNET, "temporal": {"heads": 2, "groups": 4}}}
+    model = {"kinds": ("dwpose",), "clip": None, "unet": {**UNET, "temporal": {"heads": 2, "groups": 4}}}
     model["guidance"] = {"channels": (8,), "patch": 4, "attention": False}
     stage_b = {"stage": "B", "data": str(data), "workdir": str(tmp_path / "b"), "mesh": {"replica": 1}, "steps": 1,
                "weights": str(weights), "frames": {"frames": 1}, "model": {**model, "unet": UNET}}  # fmt: skip
