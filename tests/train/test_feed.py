@@ -1,10 +1,12 @@
 """The feed: batches for the device, and on the host where they came from."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from champ_jax.data import records as records_module
 from champ_jax.data.codecs import encode_image
@@ -15,7 +17,7 @@ from champ_jax.parallel.mesh import make_mesh
 from champ_jax.train.assemble import assemble, with_pipeline_settings
 from champ_jax.train.compiled import loss_of
 from champ_jax.train.evaluation import Evaluation
-from champ_jax.train.feed import REMEMBERED, Feed
+from champ_jax.train.feed import REMEMBERED, Feed, kinds_of, say_absent
 from tests.data.conftest import example
 
 
@@ -139,3 +141,17 @@ def test_losses_with_and_without_the_encoder_cache_are_equal(small, tmp_path):
         assert all(("video" in batch) != cached and ("reference" in batch) != cached for batch in batches)
         losses.append([float(loss(assembled.params, batch, jax.random.key(0), 0)[0]) for batch in batches])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)  # half precision on the disk
+
+
+def test_maps_that_not_all_clips_have_are_left_out(capsys):
+    clips = lambda *maps: SimpleNamespace(infos=[SimpleNamespace(maps=kinds, stored=1) for kinds in maps], where=lambda: "mine, train")  # noqa: E731
+    assembled = SimpleNamespace(config=SimpleNamespace(kinds=("depth", "normal", "dwpose")))
+    config = ConfigDict({"stage": "B", "model": {}})
+    say_absent(config, assembled, clips(("depth", "normal")), "these encoders learn nothing")
+    assert capsys.readouterr().out == ""
+    some = clips(("depth", "normal"), ("normal",))
+    assert kinds_of(config, assembled, some) == ("normal", "dwpose")
+    say_absent(config, assembled, some, "these encoders learn nothing")
+    assert "mine, train: not all clips have depth: these encoders learn nothing" in capsys.readouterr().out
+    asked = ConfigDict({"stage": "B", "model": {"kinds": ("depth",)}})
+    assert kinds_of(asked, assembled, some) == assembled.config.kinds  # the loader then names the clip that lacks one
