@@ -25,7 +25,7 @@ def test_figures_are_in_the_right_units():
 
 def test_no_compiler(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e .\[tpu\]"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[tpu\]'"):
         chips.describe_devices("v5e:2x2")
     with pytest.raises(UserError, match="needs the GPU"):
         chips.describe_devices("h100:8")
