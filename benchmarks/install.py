@@ -24,7 +24,7 @@ ANSWERS = {
     "import jax": ("python", "-c", "import jax"),
 }
 TIMES = 5
-BESIDE = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+BESIDE = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 ANNY = "anny==0.6.2"  # without what it asks for, as launch/env.sh does
 
 

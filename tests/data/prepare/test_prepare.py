@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from champ_jax.cli.main import main
+from champ_jax.data.prepare import run
 from champ_jax.data.prepare.check_records import check_records
 from champ_jax.data.prepare.layouts import find
 from champ_jax.data.prepare.piece import Settings
 from champ_jax.data.prepare.run import PARTS, cut, prepare, publish, split_of, stamp_of
 from champ_jax.data.prepare.source import Source
 from champ_jax.data.records import open_records, splits_of, write_records
-from champ_jax.errors import UserError
+from champ_jax.errors import RESUMABLE, UserError
 from champ_jax.pose.draw import draw
 from champ_jax.pose.skeleton import J
 from tests.data.films import clicks, counting, film, number_of
@@ -254,6 +255,22 @@ def test_shards_make_what_one_process_makes(tmp_path):
     assert main([*arguments(tmp_path / "two"), "--shard", "0/2", "--no-resume"]) == 0  # which leaves the other share's
     assert main(arguments(tmp_path / "two")) == 0
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+@pytest.mark.parametrize(("more", "words"), [([], "same command goes on"), (["--no-resume"], "same command without --no-resume goes on")])
+@pytest.mark.parametrize("where", ["cut", "prepare", "publish"])
+def test_interrupted_anywhere_the_same_command_goes_on(where, more, words, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    video(tmp_path / "in" / "a.mkv")
+    command = ["prepare", str(tmp_path / "in"), "--out", str(tmp_path / "out"), *COMMAND]
+    with monkeypatch.context() as patch:
+        patch.setattr(run, where, interrupted)
+        assert main([*command, *more]) == RESUMABLE
+    assert words in capsys.readouterr().err
+    assert main(command) == 0
+    assert "nobody was chosen for validation" in capsys.readouterr().out
 
 
 def test_a_finished_piece_is_not_done_again_unless_its_source_changed(tmp_path):
