@@ -56,7 +56,7 @@ def _find(name: str) -> tuple[Path, str | None]:
         if path.is_file():
             return path, argument if colon else None
     known = sorted({file.stem for folder in folders for file in folder.glob("*.py") if file.stem != "__init__"})
-    raise UserError(f"no configuration {stem!r}{did_you_mean(stem, known)}. Known: {', '.join(known) or 'none'}.")
+    raise UserError(f"no configuration {stem!r}{did_you_mean(stem, known) or '.'} Known: {', '.join(known) or 'none'}.")
 
 
 def _call_get_config(path: Path, argument: str | None) -> ConfigDict:
@@ -94,7 +94,9 @@ def load_hardware(name: str) -> ConfigDict:
     table = hardware_table()
     if name not in table:
         known = sorted(table)
-        raise UserError(f"no hardware {name!r}{did_you_mean(name, known)}. Known: {', '.join(known)}. {HARDWARE} is the place for more.")
+        raise UserError(
+            f"no hardware {name!r}{did_you_mean(name, known) or '.'} Known: {', '.join(known)}. {HARDWARE} is the place for more."
+        )
     return ConfigDict(table[name]).lock()
 
 

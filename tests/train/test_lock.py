@@ -53,7 +53,7 @@ def test_a_number_that_now_belongs_to_another_process_does_not_hold(tmp_path):
     me = Lock(tmp_path)._me
     write(tmp_path / lock.NAME, host=me["host"], process=os.getppid(), started="long ago")
     with Lock(tmp_path):
-        pass
+        assert lock.read(tmp_path / lock.NAME)["process"] == os.getpid()
 
 
 def test_another_host_is_dead_when_its_count_stands_still(tmp_path, monkeypatch, capsys):
@@ -75,7 +75,7 @@ def test_another_host_is_alive_when_its_count_grows(tmp_path, monkeypatch):
 def test_a_file_that_says_nothing_is_taken_over(tmp_path):
     (tmp_path / lock.NAME).write_text("{")
     with Lock(tmp_path):
-        pass
+        assert lock.read(tmp_path / lock.NAME)["process"] == os.getpid()
 
 
 def test_it_beats(tmp_path, monkeypatch):
